@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The entries called from C: by the hooks in mm and the file systems, and by drivers.
+//!
+//! C prototypes: `include/linux/devcache.h`, which also documents them.
+
+use crate::{
+    admit,
+    back,
+    register,
+    stats,
+    sys::Pagemap, //
+};
+use core::{
+    mem::ManuallyDrop,
+    ptr::{
+        null_mut,
+        NonNull, //
+    }, //
+};
+use kernel::{
+    bindings,
+    error::from_result,
+    mm::{
+        folio::{
+            Folio,
+            LockedFolio, //
+        },
+        mapping::{
+            Entry,
+            Mapping, //
+        }, //
+    },
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+/// Borrows a folio that the C caller has locked and will unlock.
+///
+/// # Safety
+///
+/// `folio` must be valid, locked and referenced as long as the result is used.
+unsafe fn borrow_locked(folio: *mut bindings::folio) -> Option<ManuallyDrop<LockedFolio>> {
+    // SAFETY: The caller lends lock and reference; `ManuallyDrop` does not release them.
+    NonNull::new(folio).map(|folio| ManuallyDrop::new(unsafe { LockedFolio::from_raw(folio) }))
+}
+
+/// # Safety
+///
+/// `mapping` must be valid; the caller gives up a reference on `folio`, which it found at `index`.
+#[export]
+unsafe extern "C" fn devcache_back(
+    mapping: *mut bindings::address_space,
+    index: usize,
+    folio: *mut bindings::folio,
+    nowait: bool,
+) -> *mut bindings::folio {
+    let Some(folio) = NonNull::new(folio) else {
+        return null_mut();
+    };
+    // SAFETY: The caller promises that it is valid.
+    let mapping = unsafe { Mapping::from_raw(mapping) };
+    // SAFETY: The caller gives up a reference.
+    let folio: ARef<Folio> = unsafe { ARef::from_raw(folio.cast()) };
+
+    match back::find(mapping, index, folio, nowait) {
+        Ok(Some(folio)) => ARef::into_raw(folio).cast().as_ptr(),
+        Ok(None) => null_mut(),
+        Err(err) => err.to_ptr(),
+    }
+}
+
+/// # Safety
+///
+/// `mapping` must be valid, and `fbatch` hold references on folios found in it.
+#[export]
+unsafe extern "C" fn devcache_back_batch(
+    mapping: *mut bindings::address_space,
+    fbatch: *mut bindings::folio_batch,
+) -> bool {
+    // SAFETY: The caller promises that it is valid.
+    let mapping = unsafe { Mapping::from_raw(mapping) };
+    // SAFETY: The caller promises that it is valid, and nobody else uses a batch.
+    let fbatch = unsafe { &mut *fbatch };
+    let mut kept = 0;
+
+    for i in 0..usize::from(fbatch.nr) {
+        let Some(&found) = fbatch.folios.get(i) else {
+            break;
+        };
+        // SAFETY: The batch has a reference on it.
+        let folio = unsafe { Folio::from_raw(found) };
+        let now = if folio.is_device_private() {
+            // SAFETY: The index of a device folio does not change while there is a reference.
+            let index = unsafe { bindings::devcache_folio_index(found) };
+            // SAFETY: The reference of the batch is given up; the slot gets another one below.
+            unsafe { devcache_back(mapping.as_raw(), index, found, false) }
+        } else {
+            found
+        };
+        if now.is_null() {
+            continue;
+        }
+        if let Some(slot) = fbatch.folios.get_mut(kept) {
+            *slot = now;
+            kept += 1;
+        }
+    }
+    // CAST: `kept` is at most the old value.
+    fbatch.nr = kept as u8;
+    kept > 0
+}
+
+/// # Safety
+///
+/// `folio` must be a file's folio, mapped by a page table whose lock the caller holds.
+#[export]
+unsafe extern "C" fn devcache_may_admit(folio: *mut bindings::folio) -> bool {
+    // SAFETY: The caller promises that it is valid.
+    let mapping = unsafe { bindings::folio_mapping(folio) };
+    if mapping.is_null() {
+        return false;
+    }
+    // SAFETY: The page table entry keeps the folio in its mapping.
+    admit::may_admit(unsafe { Mapping::from_raw(mapping) })
+}
+
+/// # Safety
+///
+/// `folio` must be locked by the caller.
+#[export]
+unsafe extern "C" fn devcache_admit(folio: *mut bindings::folio, write: bool) -> bool {
+    // SAFETY: The caller has it locked.
+    unsafe { borrow_locked(folio) }.is_some_and(|folio| admit::admit(&folio, write))
+}
+
+/// # Safety
+///
+/// Both folios must be locked by the caller, and `src` be admitted and unmapped.
+#[export]
+unsafe extern "C" fn devcache_move_out(
+    dst: *mut bindings::folio,
+    src: *mut bindings::folio,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: The caller has it locked.
+        let dst = unsafe { borrow_locked(dst) }.ok_or(EINVAL)?;
+        // SAFETY: The caller has it locked.
+        let src = unsafe { borrow_locked(src) }.ok_or(EINVAL)?;
+        admit::move_out(&dst, &src)?;
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// `pgmap` must be mapped by `memremap_pages()`.
+#[export]
+unsafe extern "C" fn devcache_register(pgmap: *mut bindings::dev_pagemap) -> c_int {
+    from_result(|| {
+        // SAFETY: The caller promises that it is mapped.
+        let pgmap = unsafe { Pagemap::from_raw(pgmap) }.ok_or(EINVAL)?;
+        register::register(&pgmap)?;
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
+/// `pgmap` must be mapped by `memremap_pages()`, and have been registered.
+#[export]
+unsafe extern "C" fn devcache_unregister(pgmap: *mut bindings::dev_pagemap) {
+    // SAFETY: The caller promises that it is mapped.
+    if let Some(pgmap) = unsafe { Pagemap::from_raw(pgmap) } {
+        register::unregister(&pgmap);
+    }
+}
+
+/// # Safety
+///
+/// Called once, at boot.
+#[export]
+unsafe extern "C" fn devcache_stats_init() -> c_int {
+    from_result(|| {
+        stats::init()?;
+        Ok(0)
+    })
+}

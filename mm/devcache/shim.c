@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The C side of the Rust core: the static key, exports, and functions for what
+ * C offers only as macro or inline.  No logic lives here.
+ */
+#include <linux/export.h>
+#include <linux/gfp.h>
+#include <linux/init.h>
+#include <linux/kernel.h>
+#include <linux/migrate.h>
+#include <linux/sched.h>
+#include <linux/shmem_fs.h>
+
+#include "internal.h"
+
+DEFINE_STATIC_KEY_FALSE(devcache_key);
+EXPORT_SYMBOL_GPL(devcache_key);
+
+EXPORT_SYMBOL_GPL(devcache_back);
+EXPORT_SYMBOL_GPL(devcache_register);
+EXPORT_SYMBOL_GPL(devcache_unregister);
+
+void devcache_facts(struct folio *folio, struct address_space *mapping,
+		    struct devcache_facts *facts)
+{
+	loff_t end = folio_pos(folio) + folio_size(folio);
+
+	*facts = (struct devcache_facts) {
+		.opted_in = mapping_devcache(mapping) &&
+			    !mapping_min_folio_order(mapping),
+		.exiting = mapping_exiting(mapping),
+		.swapfile = IS_SWAPFILE(mapping->host),
+		.kernel_file = test_bit(AS_KERNEL_FILE, &mapping->flags),
+		.straddles_eof = end > i_size_read(mapping->host),
+		.uptodate = folio_test_uptodate(folio),
+		.writeback = folio_test_writeback(folio),
+		.private_2 = folio_test_private_2(folio),
+		.hwpoison = folio_test_hwpoison(folio),
+		.dropbehind = folio_test_dropbehind(folio),
+		.pinned = folio_maybe_dma_pinned(folio),
+		.large = folio_test_large(folio),
+	};
+}
+
+struct folio *devcache_alloc(gfp_t gfp)
+{
+	return folio_alloc(gfp, 0);
+}
+
+/*
+ * NOFS: the caller may hold folio locks, a transaction or unsubmitted bios, and
+ * reclaim must not wait for any of them.  NOFAIL: a lookup cannot report an
+ * error that its callers would know what to do with.
+ */
+gfp_t devcache_mapping_gfp(struct address_space *mapping)
+{
+	return mapping_gfp_constraint(mapping, ~__GFP_FS) | __GFP_NOFAIL;
+}
+
+int devcache_replace(struct address_space *mapping, struct folio *dst,
+		     struct folio *src, bool wait)
+{
+	int err = mapping->a_ops->migrate_folio(mapping, dst, src,
+					wait ? MIGRATE_SYNC : MIGRATE_ASYNC);
+
+	/* As after any migration: whoever waits for the lock sees it is gone. */
+	if (!err)
+		src->mapping = NULL;
+	return err;
+}
+
+/* A fork may add an entry behind the walk, so until none is left. */
+void devcache_unmap(struct folio *folio)
+{
+	while (folio_mapped(folio)) {
+		try_to_migrate(folio, TTU_SYNC);
+		cond_resched();
+	}
+}
+
+pgoff_t devcache_folio_index(struct folio *folio)
+{
+	return folio->index;
+}
+
+bool devcache_folio_open(struct folio *folio)
+{
+	return READ_ONCE(folio->pgmap->flags) & PGMAP_DEVCACHE;
+}
+
+bool devcache_pgmap_usable(struct dev_pagemap *pgmap)
+{
+	return pgmap->type == MEMORY_DEVICE_PRIVATE && pgmap->ops &&
+	       pgmap->ops->copy_to_ram && !(pgmap->flags & PGMAP_DEVCACHE);
+}
+
+void devcache_pgmap_set_open(struct dev_pagemap *pgmap, bool open)
+{
+	if (open)
+		WRITE_ONCE(pgmap->flags, pgmap->flags | PGMAP_DEVCACHE);
+	else
+		WRITE_ONCE(pgmap->flags, pgmap->flags & ~PGMAP_DEVCACHE);
+}
+
+bool devcache_pgmap_pfns(struct dev_pagemap *pgmap, int i,
+			 unsigned long *first, unsigned long *end)
+{
+	if (i >= pgmap->nr_range)
+		return false;
+	*first = PHYS_PFN(pgmap->ranges[i].start);
+	*end = *first + PHYS_PFN(range_len(&pgmap->ranges[i]));
+	return true;
+}
+
+void devcache_copy_to_ram(struct devcache_copy *copy)
+{
+	struct dev_pagemap *pgmap = copy->src->pgmap;
+
+	pgmap->ops->copy_to_ram(pgmap, copy, 1);
+}
+
+struct folio *devcache_pfn_folio(unsigned long pfn)
+{
+	return folio_get_nontail_page(pfn_to_page(pfn));
+}
+
+bool devcache_is_shmem(struct address_space *mapping)
+{
+	return shmem_mapping(mapping);
+}
+
+void devcache_poison(struct folio *folio)
+{
+	unmap_mapping_folio(folio);
+	shmem_poison_folio(folio);
+}
+
+void devcache_may_sleep(void)
+{
+	might_sleep();
+}
+
+void devcache_key_get(void)
+{
+	static_branch_inc(&devcache_key);
+}
+
+void devcache_key_put(void)
+{
+	static_branch_dec(&devcache_key);
+}
+
+late_initcall(devcache_stats_init);

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Looking at the CPU page tables of a range of addresses on behalf of a device.
+//!
+//! [`fault`] does what a CPU does when it touches every page of a range, and reports which pages
+//! are there. Nothing keeps them there afterwards, so what was seen must be checked and used under
+//! the update lock of an interval notifier: a [`Snapshot`] only shows its pages in exchange for
+//! that lock ([`Snapshot::lock`]).
+//!
+//! # Writing
+//!
+//! Asking for write access runs the whole of a CPU write fault: permission, copy-on-write, and for
+//! files block allocation, quota and the start of dirty accounting. This is the only way for a
+//! device to be allowed to write to a page of a file.
+//!
+//! A page in the device memory of `owner` is reported as it is, so when it may only be read,
+//! [`Page::is_writable`] is false in spite of [`Access::Write`]. Ask again without an owner: the page
+//! comes back to system memory and becomes writable there.
+//!
+//! C header: [`include/linux/hmm.h`](srctree/include/linux/hmm.h)
+
+use crate::{
+    bindings,
+    error::to_result,
+    mm::{
+        folio::Folio,
+        interval_notifier::{
+            IntervalNotifier,
+            Invalidate,
+            Sequence, //
+        },
+        pagemap_owner::PagemapOwner,
+        MmWithUser, //
+    },
+    page::{
+        BorrowedPage,
+        PAGE_MASK,
+        PAGE_SHIFT, //
+    },
+    prelude::*,
+    sync::MutexGuard,
+    time::Jiffies, //
+};
+use core::{
+    ops::Range,
+    ptr::NonNull, //
+};
+
+/// What the device is about to do with the pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing: report what is there, and cause no faults.
+    None,
+    /// Read them.
+    Read,
+    /// Write to them.
+    Write,
+}
+
+impl Access {
+    fn as_raw(self) -> c_ulong {
+        match self {
+            Self::None => 0,
+            Self::Read => bindings::hmm_pfn_flags_HMM_PFN_REQ_FAULT,
+            Self::Write => {
+                bindings::hmm_pfn_flags_HMM_PFN_REQ_FAULT
+                    | bindings::hmm_pfn_flags_HMM_PFN_REQ_WRITE
+            }
+        }
+    }
+}
+
+/// What was found at one address; the memory [`fault`] writes to.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pfn(c_ulong);
+
+impl Pfn {
+    /// Nothing was found.
+    pub const NONE: Self = Self(0);
+
+    fn is_valid(self) -> bool {
+        self.0 & bindings::hmm_pfn_flags_HMM_PFN_VALID != 0
+    }
+
+    fn is_writable(self) -> bool {
+        self.0 & bindings::hmm_pfn_flags_HMM_PFN_WRITE != 0
+    }
+}
+
+/// Makes the pages of a range accessible to a device, and looks at them.
+///
+/// `addresses` must be page aligned, lie within those that `notifier` watches, and have as many
+/// pages as `pfns` has elements. Pages in device memory are brought back to system memory, unless
+/// they belong to `owner`. When invalidations come in between, it starts again, until nothing
+/// changed for once, or until `timeout` has passed without progress.
+///
+/// Context: process context, sleeps. Takes the mmap lock for reading, so the caller must not hold
+/// it, nor the update lock.
+///
+/// # Errors
+///
+/// - `EINVAL`: the addresses are not as required above, or `mm` is not that of `notifier`.
+/// - `EFAULT`: nothing is mapped at some address, or the process may not access it in any way, or
+///   the page cannot be had (for example because of an I/O error).
+/// - `EPERM`: [`Access::Write`] to what the process may only read.
+/// - `EBUSY`: the timeout.
+/// - `EINTR`: a fatal signal.
+/// - `ENOMEM`: as said.
+///
+/// # Examples
+///
+/// Map one page on a device.
+///
+/// ```
+/// use kernel::{
+///     mm::{
+///         hmm::{self, Access, Location, Pfn},
+///         interval_notifier::{IntervalNotifier, Invalidate},
+///         pagemap_owner::PagemapOwner,
+///         MmWithUser, //
+///     },
+///     page::PAGE_SIZE,
+///     time::msecs_to_jiffies, //
+/// };
+///
+/// fn map<T: Invalidate>(
+///     notifier: &IntervalNotifier<T>,
+///     mm: &MmWithUser,
+///     address: usize,
+///     owner: PagemapOwner,
+/// ) -> Result {
+///     let timeout = msecs_to_jiffies(1000);
+///     loop {
+///         let mut pfns = [Pfn::NONE];
+///         let range = address..address + PAGE_SIZE;
+///         let mut snapshot =
+///             hmm::fault(notifier, mm, range, Access::Read, Some(owner), timeout, &mut pfns)?;
+///
+///         let Some(mut stable) = snapshot.lock() else {
+///             continue;
+///         };
+///         let (_table, pages) = stable.split();
+///         for page in pages {
+///             match page.location() {
+///                 Location::Device(_folio) => { /* Map VRAM. */ }
+///                 Location::System(_page) => { /* Map system memory. */ }
+///             }
+///         }
+///         return Ok(());
+///     }
+/// }
+/// ```
+pub fn fault<'a, T: Invalidate>(
+    notifier: &'a IntervalNotifier<T>,
+    mm: &MmWithUser,
+    addresses: Range<usize>,
+    access: Access,
+    owner: Option<PagemapOwner>,
+    timeout: Jiffies,
+    pfns: &'a mut [Pfn],
+) -> Result<Snapshot<'a, T>> {
+    let Range { start, end } = addresses;
+    if !core::ptr::eq(mm.as_raw(), notifier.mm().as_raw()) || !notifier.watches(start..end) {
+        return Err(EINVAL);
+    }
+    if (start | end) & !PAGE_MASK != 0 || (end - start) >> PAGE_SHIFT != pfns.len() {
+        return Err(EINVAL);
+    }
+    pfns.fill(Pfn::NONE);
+
+    let mut range = bindings::hmm_range {
+        notifier: notifier.as_raw(),
+        start,
+        end,
+        hmm_pfns: pfns.as_mut_ptr().cast(),
+        default_flags: access.as_raw(),
+        dev_private_owner: owner.map_or(core::ptr::null_mut(), PagemapOwner::as_raw),
+        ..pin_init::zeroed()
+    };
+    // SAFETY: The notifier is inserted and watches the range, its address space has users, the
+    // array has an element for each page, and `Pfn` is a transparent `unsigned long`.
+    to_result(unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut range, timeout.max(1)) })?;
+
+    Ok(Snapshot {
+        notifier,
+        seq: Sequence::from_raw(range.notifier_seq),
+        first: start,
+        pfns,
+    })
+}
+
+/// What [`fault`] saw.
+///
+/// # Invariants
+///
+/// Unless the notifier was invalidated since `seq` was returned, the elements of `pfns` describe
+/// the pages from the address `first` on.
+pub struct Snapshot<'a, T: Invalidate> {
+    notifier: &'a IntervalNotifier<T>,
+    seq: Sequence,
+    first: usize,
+    pfns: &'a [Pfn],
+}
+
+impl<'a, T: Invalidate> Snapshot<'a, T> {
+    /// Takes the update lock of the notifier, if what was seen is still true.
+    ///
+    /// Otherwise the result is [`None`], and the caller must [`fault`] again.
+    pub fn lock(self) -> Option<Stable<'a, T>> {
+        let guard = self.notifier.lock(self.seq)?;
+        // INVARIANT: `lock` has compared the sequence numbers.
+        Some(Stable {
+            guard,
+            first: self.first,
+            pfns: self.pfns,
+        })
+    }
+}
+
+/// The pages of a range, while nothing about them can change.
+///
+/// # Invariants
+///
+/// The elements of `pfns` describe the pages from the address `first` on while `guard` is held. So
+/// the pages are not freed, since that needs an invalidation first.
+pub struct Stable<'a, T: Invalidate> {
+    guard: MutexGuard<'a, T::Protected>,
+    first: usize,
+    pfns: &'a [Pfn],
+}
+
+impl<T: Invalidate> Stable<'_, T> {
+    /// Returns what the update lock protects, and the pages that are present.
+    pub fn split(&mut self) -> (&mut T::Protected, impl Iterator<Item = Page<'_>> + '_) {
+        let first = self.first;
+        let pages = self
+            .pfns
+            .iter()
+            .enumerate()
+            .filter(|(_, pfn)| pfn.is_valid())
+            .map(move |(index, pfn)| {
+                // SAFETY: The entry is valid, so it names a page frame that has a `struct page`.
+                let page = unsafe { bindings::hmm_pfn_to_page(pfn.0) };
+                // SAFETY: As above, so the pointer is not null.
+                let page = unsafe { NonNull::new_unchecked(page) };
+                // INVARIANT: By the type invariants the page is not freed while `self` is
+                // borrowed.
+                Page {
+                    address: first + (index << PAGE_SHIFT),
+                    writable: pfn.is_writable(),
+                    // SAFETY: See above.
+                    page: unsafe { BorrowedPage::from_raw(page) },
+                }
+            });
+        (&mut self.guard, pages)
+    }
+}
+
+/// A page that is present.
+pub struct Page<'a> {
+    address: usize,
+    writable: bool,
+    page: BorrowedPage<'a>,
+}
+
+/// Where a page is.
+pub enum Location<'a> {
+    /// In system memory.
+    System(&'a crate::page::Page),
+    /// In the device memory of the owner that was given to [`fault`].
+    Device(&'a Folio),
+}
+
+impl Page<'_> {
+    /// Returns the address at which the page is mapped.
+    #[inline]
+    pub fn address(&self) -> usize {
+        self.address
+    }
+
+    /// Returns whether the device may write to the page.
+    #[inline]
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Returns where the page is.
+    pub fn location(&self) -> Location<'_> {
+        // SAFETY: The page is valid, see `page`.
+        let folio = unsafe { bindings::page_folio(self.page.as_ptr()) };
+        // SAFETY: The page is mapped and stays so, which keeps a reference to its folio.
+        let folio = unsafe { Folio::from_raw(folio) };
+        if folio.is_device_private() {
+            Location::Device(folio)
+        } else {
+            Location::System(&self.page)
+        }
+    }
+}

@@ -69,15 +69,89 @@ static inline bool devcache_file_folio(const struct folio *folio)
 	       !folio_test_anon(folio);
 }
 
+/**
+ * devcache_back() - bring a device folio back to system memory
+ * @mapping: mapping that @folio was found in
+ * @index: page index that it was found at
+ * @folio: what was found, for which devcache_resident() is true; the caller's
+ *	reference is consumed
+ * @nowait: the caller must not sleep
+ *
+ * Never fails for callers that can wait. If the device has lost the content,
+ * the folio is dropped and the error recorded in @mapping.
+ *
+ * Context: may sleep unless @nowait. Folio locks of @mapping that the caller
+ * holds must be at lower indexes. No RCU read side, page table lock, i_pages
+ * lock or i_mmap_rwsem.
+ * Return: the folio that is at @index now, with a reference that keeps it in
+ * system memory; NULL if there is none, so that the caller looks up again;
+ * ERR_PTR(-EAGAIN) if that would have to wait. If @mapping is exiting, @folio.
+ */
 struct folio *devcache_back(struct address_space *mapping, pgoff_t index,
 			    struct folio *folio, bool nowait);
+
+/**
+ * devcache_back_batch() - bring the device folios of a batch back
+ * @mapping: mapping that the folios were found in
+ * @fbatch: folios in ascending order; each device folio is replaced by the
+ *	folio that has taken its place, or removed if there is none
+ *
+ * Context: as for devcache_back() without nowait.
+ * Return: true if the batch is not empty.
+ */
 bool devcache_back_batch(struct address_space *mapping,
 			 struct folio_batch *fbatch);
+
+/**
+ * devcache_may_admit() - could this file's folios move to a device at all?
+ * @folio: a file's folio, of any size, mapped by a page table
+ *
+ * Context: the page table lock is held.
+ */
 bool devcache_may_admit(struct folio *folio);
+
+/**
+ * devcache_admit() - decide whether a file's folio may move to a device
+ * @folio: a locked folio, mapped by a page table
+ * @write: the page table entry is writable, and so will be the device's
+ *
+ * Marks @folio dirty if its content may change on the device.
+ *
+ * Context: the page table lock is held.
+ */
 bool devcache_admit(struct folio *folio, bool write);
+
+/**
+ * devcache_move_out() - put a device folio in the page cache
+ * @dst: locked folio of a registered device, not in use yet
+ * @src: locked, unmapped and isolated folio that was admitted
+ *
+ * Context: may not wait for writeback or buffers, and does not.
+ * Return: 0, or -EAGAIN if @src is in use, -EBUSY if the device does not take
+ * folios now, -EOPNOTSUPP if it never does.
+ */
 int devcache_move_out(struct folio *dst, struct folio *src);
 
+/**
+ * devcache_register() - let page cache folios move to a device
+ * @pgmap: mapped device-private memory whose ops have copy_to_ram
+ *
+ * Context: may sleep.
+ * Return: 0, or -EINVAL if @pgmap is not such memory or is registered already;
+ * -EOPNOTSUPP without CONFIG_DEVCACHE.
+ */
 int devcache_register(struct dev_pagemap *pgmap);
+
+/**
+ * devcache_unregister() - bring all page cache folios back from a device
+ * @pgmap: memory that devcache_register() accepted
+ *
+ * No folio moves in from the moment this is called, and none is left when it
+ * returns. The copy channel must work until then; a device that is lost must
+ * make copy_to_ram report errors.
+ *
+ * Context: may sleep; no lock that copy_to_ram or an mmu notifier takes.
+ */
 void devcache_unregister(struct dev_pagemap *pgmap);
 
 #else /* !CONFIG_DEVCACHE */

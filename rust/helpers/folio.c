@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/backing-dev.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -59,7 +60,7 @@ __rust_helper bool rust_helper_mapping_devcache(const struct address_space *mapp
 	return mapping_devcache(mapping);
 }
 
-__rust_helper bool rust_helper_mapping_can_writeback(const struct address_space *mapping)
+__rust_helper bool rust_helper_mapping_can_writeback(struct address_space *mapping)
 {
 	return mapping_can_writeback(mapping);
 }

@@ -32,10 +32,7 @@
 use crate::{
     bindings,
     device::Device,
-    error::{
-        from_err_ptr,
-        to_result, //
-    },
+    error::from_err_ptr,
     mm::{
         folio::Folio,
         free_mem_region::FreeMemRegion,
@@ -61,8 +58,7 @@ use crate::{
         atomic::{
             Acquire,
             Atomic,
-            Relaxed,
-            Release, //
+            Relaxed, //
         }, //
     },
     time::{
@@ -73,8 +69,16 @@ use crate::{
 };
 use core::{
     ops::Range,
-    ptr::NonNull,
-    slice, //
+    ptr::NonNull, //
+};
+
+mod callbacks;
+mod ops;
+
+pub use ops::{
+    DeviceCopy,
+    DevicePrivateOps,
+    Returned, //
 };
 
 /// How many pages are copied or evicted at once. The arrays are on the stack.
@@ -85,109 +89,6 @@ const RETRY_DELAY: Delta = Delta::from_millis(10);
 
 /// After how many rounds of waiting to tell that somebody still has pages.
 const RETRIES_PER_MESSAGE: usize = 1000;
-
-/// What a driver does for the pages in its device memory.
-pub trait DevicePrivateOps: Send + Sync {
-    /// A page of the device memory is free: its last reference has gone.
-    ///
-    /// From the moment of the call it can be claimed again.
-    ///
-    /// Context: atomic; spin locks of memory management may be held. Must not sleep, allocate, or
-    /// put references of folios.
-    fn folio_free(&self, index: usize);
-
-    /// Copies pages from device memory to system memory.
-    ///
-    /// For each element, the content of the page with [`DeviceCopy::index`] must be copied to
-    /// [`DeviceCopy::destination`], and the result be told by [`DeviceCopy::set_result`]. The
-    /// content of a page whose result is an error stays in device memory where possible; for a page
-    /// of a file the error is reported as an I/O error.
-    ///
-    /// The pages are mapped nowhere, neither by a CPU nor by an address space of the device: their
-    /// content does not change during the call.
-    ///
-    /// Context: process context, may sleep. The pages are locked, and file systems, truncation and
-    /// reclaim may be waiting for them. So this function must be a *leaf*: it takes bounded time,
-    /// on a channel of the device that never faults and does not depend on a program. It must not
-    /// be interrupted by signals, take the mmap lock, a folio lock or a `dma_resv`, wait for the
-    /// service of a device fault, or allocate in a way that reclaims memory; nor take a lock that
-    /// is held elsewhere while doing so.
-    fn copy_to_ram(&self, copies: &mut [DeviceCopy]);
-}
-
-/// One page to be copied from device memory to system memory.
-///
-/// # Invariants
-///
-/// During [`DevicePrivateOps::copy_to_ram`], both folios are valid and locked. `src` is in the
-/// memory of the pagemap the function is called for, which is device-private.
-#[repr(transparent)]
-pub struct DeviceCopy(bindings::devcache_copy);
-
-impl DeviceCopy {
-    /// An element that is not used.
-    const NONE: Self = Self(bindings::devcache_copy {
-        dst: core::ptr::null_mut(),
-        src: core::ptr::null_mut(),
-        error: 0,
-    });
-
-    /// Makes an element; both folios must satisfy the type invariants while it is used.
-    fn new(src: &Folio, dst: &Folio) -> Self {
-        Self(bindings::devcache_copy {
-            dst: dst.as_raw(),
-            src: src.as_raw(),
-            error: -bindings::EIO,
-        })
-    }
-
-    /// Returns the folio in device memory.
-    #[inline]
-    pub fn source(&self) -> &Folio {
-        // SAFETY: By the type invariants the folio is valid while `self` can be used.
-        unsafe { Folio::from_raw(self.0.src) }
-    }
-
-    /// Returns the folio in system memory.
-    #[inline]
-    pub fn destination(&self) -> &Folio {
-        // SAFETY: By the type invariants the folio is valid while `self` can be used.
-        unsafe { Folio::from_raw(self.0.dst) }
-    }
-
-    /// Returns the index of the source in the device memory.
-    #[inline]
-    pub fn index(&self) -> usize {
-        // SAFETY: By the type invariants the folio is that of a device-private pagemap.
-        unsafe { folio_index(self.source()) }
-    }
-
-    /// Tells the result of the copy.
-    #[inline]
-    pub fn set_result(&mut self, result: Result) {
-        self.0.error = match result {
-            Ok(()) => 0,
-            Err(error) => error.to_errno(),
-        };
-    }
-
-    /// Returns the result of the copy.
-    fn result(&self) -> Result {
-        to_result(self.0.error)
-    }
-}
-
-/// What came back to system memory.
-#[derive(Clone, Copy, Debug)]
-#[must_use = "tells whether everything came back"]
-pub struct Returned {
-    /// How many pages moved.
-    pub pages: usize,
-    /// The first error that kept a page from moving: `ENOMEM`, or what
-    /// [`DevicePrivateOps::copy_to_ram`] said. Pages also stay, without an error, when they are
-    /// locked or referenced by somebody else.
-    pub result: Result,
-}
 
 /// Device-private memory.
 ///
@@ -223,7 +124,7 @@ pub struct Returned {
 ///
 /// fn probe(dev: &Device, size: usize) -> Result<Pin<KBox<DevicePagemap<Vram>>>> {
 ///     // SAFETY: The box is dropped when the driver unbinds, never forgotten.
-///     let init = unsafe { DevicePagemap::new(dev, c"example-vram", size, Ok::<_, Error>(Vram {})) };
+///     let init = unsafe { DevicePagemap::new::<Error>(dev, c"example-vram", size, Vram {}) };
 ///     KBox::pin_init(init, GFP_KERNEL)
 /// }
 /// ```
@@ -232,7 +133,7 @@ pub struct Returned {
 ///
 /// - `pgmap` is mapped by `memremap_pages()`, is `MEMORY_DEVICE_PRIVATE`, has the range of
 ///   `region`, which contains all pages that have an index, and its operations are those of
-///   [`Self::OPS`].
+///   `Self::OPS`.
 /// - `claimed[i]` is set from the moment page `i` is claimed until its last reference has gone.
 #[pin_data(PinnedDrop)]
 pub struct DevicePagemap<T: DevicePrivateOps> {
@@ -252,14 +153,6 @@ unsafe impl<T: DevicePrivateOps> Send for DevicePagemap<T> {}
 unsafe impl<T: DevicePrivateOps> Sync for DevicePagemap<T> {}
 
 impl<T: DevicePrivateOps> DevicePagemap<T> {
-    /// The operations C code calls.
-    const OPS: bindings::dev_pagemap_ops = bindings::dev_pagemap_ops {
-        folio_free: Some(Self::folio_free_callback),
-        migrate_to_ram: Some(Self::migrate_to_ram_callback),
-        copy_to_ram: Some(Self::copy_to_ram_callback),
-        ..pin_init::zeroed()
-    };
-
     /// Makes `size` bytes of device memory part of memory management.
     ///
     /// `name` is listed in `/proc/iomem`. Pages of files may come to the device as soon as this
@@ -277,14 +170,16 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
     ///
     /// Callers must not `mem::forget()` the returned [`DevicePagemap`] or otherwise prevent its
     /// [`Drop`] implementation from running, since `T` may contain borrowed references.
-    pub unsafe fn new<'a>(
+    pub unsafe fn new<'a, E>(
         dev: &'a Device,
         name: &'static CStr,
         size: usize,
-        ops: impl PinInit<T, Error> + 'a,
+        ops: impl PinInit<T, E> + 'a,
     ) -> impl PinInit<Self, Error> + 'a
     where
         T: 'a,
+        E: 'a,
+        Error: From<E>,
     {
         // INVARIANT: `map()` establishes the type invariant on `pgmap`; no page is claimed yet.
         try_pin_init!(Self {
@@ -325,11 +220,13 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
         dev: &Device,
         region: &FreeMemRegion,
     ) -> Result {
-        let mut pgmap: bindings::dev_pagemap = pin_init::zeroed();
-        pgmap.type_ = bindings::memory_type_MEMORY_DEVICE_PRIVATE;
-        pgmap.ops = &Self::OPS;
-        pgmap.owner = slot.cast();
-        pgmap.nr_range = 1;
+        let mut pgmap = bindings::dev_pagemap {
+            type_: bindings::memory_type_MEMORY_DEVICE_PRIVATE,
+            ops: &Self::OPS,
+            owner: slot.cast(),
+            nr_range: 1,
+            ..Default::default()
+        };
         // SAFETY: The union is all zero, which is a valid `range`.
         unsafe { *pgmap.__bindgen_anon_1.range.as_mut() = region.range() };
 
@@ -343,7 +240,7 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
 
         #[cfg(CONFIG_DEVCACHE)]
         // SAFETY: `slot` is a mapped pagemap with the operation `copy_to_ram`.
-        if let Err(error) = to_result(unsafe { bindings::devcache_register(slot) }) {
+        if let Err(error) = crate::error::to_result(unsafe { bindings::devcache_register(slot) }) {
             // SAFETY: The pagemap was mapped just now, and no page of it was ever in use.
             unsafe { bindings::memunmap_pages(slot) };
             return Err(error);
@@ -516,92 +413,6 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
     fn first_pfn(&self) -> usize {
         self.region.first_pfn()
     }
-
-    /// Returns the object a C pagemap is part of.
-    ///
-    /// # Safety
-    ///
-    /// `pgmap` must point to the field of a `Self` that is valid for `'a`.
-    unsafe fn from_pgmap<'a>(pgmap: *mut bindings::dev_pagemap) -> &'a Self {
-        // SAFETY: By the requirement of this function.
-        unsafe { &*container_of!(Opaque::cast_from(pgmap), Self, pgmap) }
-    }
-
-    /// # Safety
-    ///
-    /// May only be called as `dev_pagemap_ops::folio_free` of a pagemap with [`Self::OPS`].
-    unsafe extern "C" fn folio_free_callback(folio: *mut bindings::folio) {
-        // SAFETY: The callback gets a folio that is valid, and device-private.
-        let folio = unsafe { Folio::from_raw(folio) };
-        // SAFETY: As above. A folio starts with its `struct page`.
-        let pgmap = unsafe { bindings::page_pgmap(folio.as_raw().cast()) };
-        // SAFETY: A pagemap with these operations is part of a `Self`, which lives until all its
-        // folios are free.
-        let this = unsafe { Self::from_pgmap(pgmap) };
-
-        if let Some(index) = this.index_of(folio) {
-            if let Some(claimed) = this.claimed.get(index) {
-                claimed.store(false, Release);
-            }
-            this.ops.folio_free(index);
-        }
-        this.in_use.fetch_sub(1, Relaxed);
-    }
-
-    /// # Safety
-    ///
-    /// May only be called as `dev_pagemap_ops::migrate_to_ram` of a pagemap with [`Self::OPS`].
-    unsafe extern "C" fn migrate_to_ram_callback(
-        vmf: *mut bindings::vm_fault,
-    ) -> bindings::vm_fault_t {
-        // SAFETY: The callback gets a valid `vmf`, the page of which is device-private.
-        let pgmap = unsafe { bindings::page_pgmap((*vmf).page) };
-        // SAFETY: A pagemap with these operations is part of a `Self`, which lives until all its
-        // pages are free; the caller holds a reference to this one.
-        let this = unsafe { Self::from_pgmap(pgmap) };
-
-        // SAFETY: `vmf` is the argument of this callback.
-        match unsafe { this.cpu_fault(vmf) } {
-            // If the page did not move, somebody else uses it at the moment: the CPU tries again.
-            Ok(()) => 0,
-            Err(ENOMEM) => bindings::vm_fault_reason_VM_FAULT_OOM,
-            Err(_) => bindings::vm_fault_reason_VM_FAULT_SIGBUS,
-        }
-    }
-
-    /// Brings back the anonymous page that the CPU touches.
-    ///
-    /// # Safety
-    ///
-    /// `vmf` must be the argument of a running `dev_pagemap_ops::migrate_to_ram` of this pagemap.
-    unsafe fn cpu_fault(&self, vmf: *const bindings::vm_fault) -> Result {
-        let mut arrays = [[MigratePfn::NONE]; 2];
-        // SAFETY: By the requirement of this function.
-        let migration = unsafe { Migration::collect_fault(vmf, self.owner(), &mut arrays) }?;
-        self.return_to_ram(migration).result
-    }
-
-    /// # Safety
-    ///
-    /// May only be called as `dev_pagemap_ops::copy_to_ram` of a pagemap with [`Self::OPS`].
-    unsafe extern "C" fn copy_to_ram_callback(
-        pgmap: *mut bindings::dev_pagemap,
-        copies: *mut bindings::devcache_copy,
-        nr: c_uint,
-    ) {
-        // SAFETY: A pagemap with these operations is part of a `Self`, which lives until all its
-        // pages are free; the caller holds references to some.
-        let this = unsafe { Self::from_pgmap(pgmap) };
-        // CAST: `c_uint` fits into `usize` on all architectures.
-        let len = nr as usize;
-        // INVARIANT: The caller of the callback has both folios of each element locked.
-        //
-        // SAFETY: The callback gets an array of `nr` elements for its exclusive use, and
-        // `DeviceCopy` is transparent.
-        let copies = unsafe { slice::from_raw_parts_mut(copies.cast::<DeviceCopy>(), len) };
-
-        this.ops.copy_to_ram(copies);
-    }
 }
 
 #[pinned_drop]
@@ -637,18 +448,4 @@ impl<T: DevicePrivateOps> PinnedDrop for DevicePagemap<T> {
         // returns, and none after.
         unsafe { bindings::memunmap_pages(this.pgmap.get()) };
     }
-}
-
-/// Returns the index of a folio in its device memory.
-///
-/// # Safety
-///
-/// The folio must be in a device-private pagemap with one range.
-unsafe fn folio_index(folio: &Folio) -> usize {
-    // SAFETY: The folio is in a pagemap, by the requirement. A folio starts with its `struct page`.
-    let pgmap = unsafe { bindings::page_pgmap(folio.as_raw().cast()) };
-    // SAFETY: The pagemap lives as long as its folios, and has one range, by the requirement.
-    let start = unsafe { (*pgmap).__bindgen_anon_1.range.as_ref().start };
-    // CAST: The page frame number of an address always fits into `usize`.
-    folio.pfn() - (start >> PAGE_SHIFT) as usize
 }

@@ -21,6 +21,14 @@
 
 use crate::{
     bindings,
+    device::{
+        Bound,
+        Device, //
+    },
+    dma::{
+        DataDirection,
+        PageMapping, //
+    },
     error::to_result,
     mm::{
         folio::Folio,
@@ -33,7 +41,6 @@ use crate::{
         MmWithUser, //
     },
     page::{
-        BorrowedPage,
         PAGE_MASK,
         PAGE_SHIFT, //
     },
@@ -42,8 +49,8 @@ use crate::{
     time::Jiffies, //
 };
 use core::{
-    ops::Range,
-    ptr::NonNull, //
+    marker::PhantomData,
+    ops::Range, //
 };
 
 /// What the device is about to do with the pages.
@@ -85,6 +92,10 @@ impl Pfn {
 
     fn is_writable(self) -> bool {
         self.0 & bindings::hmm_pfn_flags_HMM_PFN_WRITE != 0
+    }
+
+    fn frame(self) -> usize {
+        self.0 & !bindings::hmm_pfn_flags_HMM_PFN_FLAGS
     }
 }
 
@@ -239,40 +250,39 @@ impl<T: Invalidate> Stable<'_, T> {
             .iter()
             .enumerate()
             .filter(|(_, pfn)| pfn.is_valid())
-            .map(move |(index, pfn)| {
-                // SAFETY: The entry is valid, so it names a page frame that has a `struct page`.
-                let page = unsafe { bindings::hmm_pfn_to_page(pfn.0) };
-                // SAFETY: As above, so the pointer is not null.
-                let page = unsafe { NonNull::new_unchecked(page) };
-                // INVARIANT: By the type invariants the page is not freed while `self` is
-                // borrowed.
-                Page {
-                    address: first + (index << PAGE_SHIFT),
-                    writable: pfn.is_writable(),
-                    // SAFETY: See above.
-                    page: unsafe { BorrowedPage::from_raw(page) },
-                }
+            // INVARIANT: The entry is valid, so the page frame has a `struct page`. By the type
+            // invariants the page is not freed while `self` is borrowed.
+            .map(move |(index, pfn)| Page {
+                address: first + (index << PAGE_SHIFT),
+                writable: pfn.is_writable(),
+                pfn: *pfn,
+                _stable: PhantomData,
             });
         (&mut self.guard, pages)
     }
 }
 
 /// A page that is present.
+///
+/// # Invariants
+///
+/// `pfn` is the number of a page frame that has a `struct page`; the page is not freed during `'a`.
 pub struct Page<'a> {
     address: usize,
     writable: bool,
-    page: BorrowedPage<'a>,
+    pfn: Pfn,
+    _stable: PhantomData<&'a ()>,
 }
 
 /// Where a page is.
 pub enum Location<'a> {
     /// In system memory.
-    System(&'a crate::page::Page),
+    System(SystemPage<'a>),
     /// In the device memory of the owner that was given to [`fault`].
     Device(&'a Folio),
 }
 
-impl Page<'_> {
+impl<'a> Page<'a> {
     /// Returns the address at which the page is mapped.
     #[inline]
     pub fn address(&self) -> usize {
@@ -286,15 +296,93 @@ impl Page<'_> {
     }
 
     /// Returns where the page is.
-    pub fn location(&self) -> Location<'_> {
-        // SAFETY: The page is valid, see `page`.
-        let folio = unsafe { bindings::page_folio(self.page.as_ptr()) };
-        // SAFETY: The page is mapped and stays so, which keeps a reference to its folio.
-        let folio = unsafe { Folio::from_raw(folio) };
+    pub fn location(&self) -> Location<'a> {
+        // SAFETY: By the type invariants there is a `struct page` for the page frame.
+        let page = unsafe { bindings::hmm_pfn_to_page(self.pfn.0) };
+        // SAFETY: As above.
+        let folio = unsafe { bindings::page_folio(page) };
+        // SAFETY: By the type invariants the page, so its folio, is not freed during `'a`.
+        let folio = unsafe { Folio::from_raw::<'a>(folio) };
         if folio.is_device_private() {
             Location::Device(folio)
         } else {
-            Location::System(&self.page)
+            // INVARIANT: The page is not device-private; the rest are the type invariants of `self`.
+            Location::System(SystemPage {
+                pfn: self.pfn.frame(),
+                _stable: PhantomData,
+            })
         }
+    }
+}
+
+/// A page in system memory, which may be part of a larger folio.
+///
+/// # Invariants
+///
+/// `pfn` is the number of a page frame of system memory that is not freed during `'a`.
+pub struct SystemPage<'a> {
+    pfn: usize,
+    _stable: PhantomData<&'a ()>,
+}
+
+impl SystemPage<'_> {
+    /// Maps the page for DMA.
+    ///
+    /// The mapping may live longer than the page. The device must stop using it when the page is
+    /// invalidated; the mapping itself may be dropped at any time after.
+    ///
+    /// # Errors
+    ///
+    /// - `EOPNOTSUPP`: the device needs a copy of the page (a bounce buffer), or is not coherent
+    ///   with the caches of the CPU. Memory cannot be shared with it.
+    /// - `EIO`: the page cannot be mapped.
+    pub fn dma_map<'d>(
+        &self,
+        dev: &'d Device<Bound>,
+        direction: DataDirection,
+    ) -> Result<PageMapping<'d>> {
+        let mapping = PageMapping::of_pfn(dev, self.pfn, direction)?;
+        // SAFETY: `dev` is valid, and the address was returned for it.
+        if unsafe { bindings::dma_need_sync(dev.as_raw(), mapping.dma_address()) } {
+            return Err(EOPNOTSUPP);
+        }
+        Ok(mapping)
+    }
+}
+
+#[cfg(CONFIG_RUST_DEVICE_MEMORY_KUNIT_TEST)]
+#[kunit_tests(rust_hmm)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_was_found_at_an_empty_entry() {
+        assert!(!Pfn::NONE.is_valid());
+        assert!(!Pfn::NONE.is_writable());
+    }
+
+    #[test]
+    fn entry_is_taken_apart() {
+        let readable = Pfn(0x1234 | bindings::hmm_pfn_flags_HMM_PFN_VALID);
+        assert!(readable.is_valid());
+        assert!(!readable.is_writable());
+        assert_eq!(readable.frame(), 0x1234);
+
+        // The order of the mapping is above the page frame number and no part of it.
+        let huge = Pfn(readable.0
+            | bindings::hmm_pfn_flags_HMM_PFN_WRITE
+            | 9 << bindings::hmm_pfn_flags_HMM_PFN_ORDER_SHIFT);
+        assert!(huge.is_writable());
+        assert_eq!(huge.frame(), 0x1234);
+    }
+
+    #[test]
+    fn write_access_includes_read_access() {
+        assert_eq!(Access::None.as_raw(), 0);
+        assert_eq!(
+            Access::Write.as_raw() & Access::Read.as_raw(),
+            Access::Read.as_raw()
+        );
+        assert_ne!(Access::Write.as_raw(), Access::Read.as_raw());
     }
 }

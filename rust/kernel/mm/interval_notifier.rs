@@ -30,6 +30,7 @@
 
 use crate::{
     bindings,
+    container_of,
     error::to_result,
     mm::{
         pagemap_owner::PagemapOwner,
@@ -246,13 +247,15 @@ impl<T: Invalidate> IntervalNotifier<T> {
     ///
     /// - `EOVERFLOW`: the range is empty.
     /// - `ENOMEM`, `EINTR`: as said.
-    pub fn new<'a>(
+    pub fn new<'a, E>(
         mm: &'a MmWithUser,
         addresses: Range<usize>,
-        ops: impl PinInit<T, Error> + 'a,
+        ops: impl PinInit<T, E> + 'a,
     ) -> impl PinInit<Self, Error> + 'a
     where
         T: 'a,
+        E: 'a,
+        Error: From<E>,
     {
         // INVARIANT: On success, the notifier is inserted. Its sequence number is written by
         // `invalidate_callback` only.

@@ -84,7 +84,7 @@ impl MigratePfn {
     }
 }
 
-#[cfg(CONFIG_RUST_MIGRATE_VMA_KUNIT_TEST)]
+#[cfg(CONFIG_RUST_DEVICE_MEMORY_KUNIT_TEST)]
 #[kunit_tests(rust_migrate_vma)]
 mod tests {
     use super::*;

@@ -124,7 +124,7 @@ const RETRIES_PER_MESSAGE: usize = 1000;
 ///
 /// fn probe(dev: &Device, size: usize) -> Result<Pin<KBox<DevicePagemap<Vram>>>> {
 ///     // SAFETY: The box is dropped when the driver unbinds, never forgotten.
-///     let init = unsafe { DevicePagemap::new::<Error>(dev, c"example-vram", size, Vram {}) };
+///     let init = unsafe { DevicePagemap::new(dev, c"example-vram", size, Ok::<_, Error>(Vram {})) };
 ///     KBox::pin_init(init, GFP_KERNEL)
 /// }
 /// ```

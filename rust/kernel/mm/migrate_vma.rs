@@ -288,8 +288,8 @@ impl<'a, S> Migration<'a, S> {
 }
 
 impl Migration<'_, Moved> {
-    /// Returns how many pages have moved.
-    pub fn moved(&mut self) -> usize {
+    /// Finishes the migration, and returns how many pages have moved.
+    pub fn moved(mut self) -> usize {
         self.indices().count()
     }
 
@@ -311,7 +311,7 @@ impl Migration<'_, Moved> {
 ///
 /// - `src` is marked as migrating; if it is valid, it names a folio that the migration has locked
 ///   and unmapped, and holds a reference to.
-/// - `dst`, if valid, names a folio that came from [`NewFolio::into_raw`].
+/// - `dst`, if valid, names a folio that came from `NewFolio::into_raw`.
 pub struct Entry<'a> {
     index: usize,
     src: MigratePfn,

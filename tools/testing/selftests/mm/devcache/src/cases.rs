@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The tests, grouped by what they do to a file whose pages are on the device.
+//!
+//! The comment of each says which rule it guards, and in which function of the kernel the rule is kept.
+
+use crate::case::Case;
+
+mod anonymous;
+mod bad_input;
+mod bad_jobs;
+mod counters;
+mod data_paths;
+mod direct;
+mod durability;
+mod grants;
+mod lifecycle;
+mod locked;
+mod mapping;
+mod pins;
+mod process;
+mod read;
+mod resize;
+mod stress;
+mod write;
+
+/// All tests, in the order in which they are run.
+pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
+    [
+        read::CASES,
+        data_paths::CASES,
+        write::CASES,
+        direct::CASES,
+        pins::CASES,
+        resize::CASES,
+        mapping::CASES,
+        locked::CASES,
+        process::CASES,
+        grants::CASES,
+        durability::CASES,
+        counters::CASES,
+        anonymous::CASES,
+        bad_input::CASES,
+        bad_jobs::CASES,
+        stress::CASES,
+        lifecycle::CASES,
+    ]
+    .into_iter()
+    .flatten()
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What the tests and the demonstration of devcache share.
+//!
+//! A program under test does four things: it opens the GPU ([`gpu::Gpu`]), prepares a file on one
+//! of the file systems ([`mount::Mount`]), maps it ([`map::Map`]) and then looks at what the kernel
+//! says happened ([`pagemap`], [`stats`]). Results are printed in KTAP ([`ktap`]).
+//!
+//! The layer is thin on purpose: one method per system call, errors as the kernel gave them.
+
+pub mod checksum;
+pub mod gpu;
+pub mod kmsg;
+pub mod ktap;
+pub mod map;
+pub mod mount;
+pub mod pagemap;
+pub mod random;
+pub mod ring;
+pub mod stats;
+pub mod sys;
+pub mod uapi;
+
+/// Bytes of a page on the machines this runs on: 4 KiB, as the GPU's.
+pub const PAGE: usize = 4096;

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Selftests of devcache on a real device: whatever the CPU side does to a file whose pages are in
+//! GPU memory, the result is what it would have been had they been in system memory.
+//!
+//! Every test runs once per file system, in a process of its own ([`runner`]), on pages that were
+//! proven to be on the device just before ([`resident`]). The report is KTAP.
+
+mod case;
+mod cases;
+mod check;
+mod resident;
+mod runner;
+
+use case::FileSystem;
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Selftests of devcache. Needs root, the vsvm driver, and mounted file systems to work on.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    /// Tests to run: those whose name contains one of these words; all without any.
+    names: Vec<String>,
+
+    /// File system to test on, as TYPE or TYPE=FOLDER; the folder is /mnt/TYPE if not given.
+    #[arg(long = "fs", value_name = "TYPE[=FOLDER]", value_delimiter = ',', default_values = ["tmpfs", "ext4"])]
+    file_systems: Vec<FileSystem>,
+
+    /// List the tests and stop.
+    #[arg(long)]
+    list: bool,
+
+    /// Multiply every time limit, for slow machines.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    patience: u32,
+
+    /// Run one test in this process: how the tests are run by themselves.
+    #[arg(long, hide = true)]
+    here: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+
+    if options.list {
+        for case in cases::all() {
+            println!("{}", case.name);
+        }
+        return ExitCode::SUCCESS;
+    }
+
+    let result = if options.here {
+        runner::run_here(&options.names[0], &options.file_systems[0])
+    } else {
+        runner::run_all(&options.names, &options.file_systems, options.patience)
+    };
+
+    result.unwrap_or_else(|error| {
+        eprintln!("devcache-selftests: {error:#}");
+        ExitCode::FAILURE
+    })
+}

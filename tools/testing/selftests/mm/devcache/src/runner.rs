@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Runs tests, each in a process of its own.
+//!
+//! A process per test bounds its time, survives its death by a signal (SIGBUS is what a lost page looks
+//! like) and starts every test with a fresh address space. The test tells its end by the exit status:
+//! 0 passed, 4 skipped, all else failed; what it printed becomes diagnostics. What the kernel logged
+//! meanwhile is watched, and a complaint fails the test that was running.
+
+use crate::case::Case;
+use crate::case::Ctx;
+use crate::case::FileSystem;
+use crate::case::Scope;
+use crate::case::Skip;
+use crate::cases;
+use anyhow::bail;
+use anyhow::Context;
+use anyhow::Result;
+use devcache_selftests::kmsg;
+use devcache_selftests::kmsg::Kmsg;
+use devcache_selftests::ktap::Ktap;
+use devcache_selftests::ktap::Verdict;
+use devcache_selftests::mount::Mount;
+use std::env;
+use std::fs;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Child;
+use std::process::Command;
+use std::process::ExitCode;
+use std::process::ExitStatus;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+/// Exit status of a test that says nothing here, as kselftest has it.
+const SKIPPED: u8 = 4;
+
+/// Time a killed process has to go away before it counts as stuck in the kernel.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A test on a file system.
+struct Job {
+    name: String,
+    case: Case,
+    fs: FileSystem,
+}
+
+/// The tests chosen by `names`, on all of `file_systems`.
+fn jobs(names: &[String], file_systems: &[FileSystem]) -> Vec<Job> {
+    let mut jobs = Vec::new();
+
+    for (number, fs) in file_systems.iter().enumerate() {
+        for case in cases::all() {
+            let here = match case.scope {
+                Scope::Every | Scope::Disk => true,
+                Scope::Once => number == 0,
+            };
+            let name = match case.scope {
+                Scope::Once => case.name.to_owned(),
+                _ => format!("{}.{}", fs.kind, case.name),
+            };
+            let chosen = names.is_empty() || names.iter().any(|word| name.contains(word.as_str()));
+
+            if here && chosen {
+                jobs.push(Job {
+                    name,
+                    case: *case,
+                    fs: fs.clone(),
+                });
+            }
+        }
+    }
+    jobs
+}
+
+/// Runs all chosen tests and writes the report.
+pub(crate) fn run_all(
+    names: &[String],
+    file_systems: &[FileSystem],
+    patience: u32,
+) -> Result<ExitCode> {
+    let mut jobs = jobs(names, file_systems);
+    if jobs.is_empty() {
+        bail!("no test has a name that contains {}", names.join(" or "));
+    }
+
+    // A file system without a disk has no rows for what happens to disks.
+    jobs.retain(|job| {
+        job.case.scope != Scope::Disk || Mount::at(&job.fs.dir).is_ok_and(|mount| mount.on_disk())
+    });
+
+    let mut log = Kmsg::open().context("open /dev/kmsg")?;
+    let mut report = Ktap::new(io::stdout(), jobs.len())?;
+
+    for job in jobs {
+        let started = Instant::now();
+        let (verdict, text) = run(&job, job.case.limit * patience)?;
+        let messages = log.new_messages();
+        let complaint = messages.iter().any(|message| kmsg::is_complaint(message));
+        let verdict = if complaint { Verdict::Fail } else { verdict };
+
+        if verdict == Verdict::Fail {
+            report.diagnostic(&text)?;
+            report.diagnostic(&messages.join("\n"))?;
+        }
+        report.diagnostic(&format!(
+            "{} took {} ms",
+            job.name,
+            started.elapsed().as_millis()
+        ))?;
+        report.result(&job.name, &verdict)?;
+
+        if text.contains(STUCK) {
+            report.bail_out(&format!("{} does not end", job.name))?;
+            break;
+        }
+    }
+    Ok(ExitCode::from(report.finish()?.exit_status()))
+}
+
+/// Marks the text of a test that cannot even be killed.
+const STUCK: &str = "is stuck in the kernel";
+
+/// Runs one test in a process of its own; returns how it ended and what it said.
+fn run(job: &Job, limit: u32) -> Result<(Verdict, String)> {
+    let (reader, writer) = nix::unistd::pipe()?;
+    let mut child = Command::new(env::current_exe()?)
+        .args(["--here", job.case.name, "--fs", &job.fs.to_string()])
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer)
+        .spawn()?;
+    let listener = thread::spawn(move || io::read_to_string(fs::File::from(reader)));
+    let end = wait(&mut child, Duration::from_secs(u64::from(limit)))?;
+
+    // A child that a test left behind holds the pipe open; do not wait for it.
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while !listener.is_finished() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut text = if listener.is_finished() {
+        listener.join().expect("does not panic")?
+    } else {
+        "a process of this test is left behind".to_owned()
+    };
+
+    let verdict = match end {
+        End::Exited(status) if status.success() => Verdict::Pass,
+        End::Exited(status) if status.code() == Some(i32::from(SKIPPED)) => {
+            Verdict::Skip(text.trim_end().to_owned())
+        }
+        End::Exited(status) => {
+            if let Some(signal) = status.signal() {
+                text.push_str(&format!("killed by signal {signal}\n"));
+            }
+            Verdict::Fail
+        }
+        End::TooLate(stack) => {
+            text.push_str(&format!("not done after {limit} s; it was in\n{stack}"));
+            Verdict::Fail
+        }
+        End::Stuck => {
+            text.push_str(&format!("the process {STUCK}\n"));
+            Verdict::Fail
+        }
+    };
+    // A test that was killed could not clean up.
+    let _ = fs::remove_dir_all(job.fs.dir.join(format!("devcache-{}", child.id())));
+    Ok((verdict, text))
+}
+
+/// How a test's process ended.
+enum End {
+    /// By itself.
+    Exited(ExitStatus),
+    /// It was killed; these were its kernel stacks.
+    TooLate(String),
+    /// Killing it did not help.
+    Stuck,
+}
+
+/// Waits until `child` ends, or `limit` is over.
+fn wait(child: &mut Child, limit: Duration) -> io::Result<End> {
+    if let Some(status) = wait_until(child, Instant::now() + limit)? {
+        return Ok(End::Exited(status));
+    }
+    let stacks = kernel_stacks(child.id());
+    child.kill()?;
+    match wait_until(child, Instant::now() + GRACE)? {
+        Some(_) => Ok(End::TooLate(stacks)),
+        None => Ok(End::Stuck),
+    }
+}
+
+/// Waits until `child` ends; None if that takes too long.
+fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+    loop {
+        let status = child.try_wait()?;
+        if status.is_some() || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Where the threads of a process are in the kernel, as far as the kernel tells.
+fn kernel_stacks(pid: u32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("stack")).ok())
+        .collect::<Vec<_>>()
+        .join("--\n")
+}
+
+/// Runs one test in this process.
+pub(crate) fn run_here(name: &str, fs: &FileSystem) -> Result<ExitCode> {
+    let case = cases::all()
+        .find(|case| case.name == name)
+        .with_context(|| format!("there is no test {name}"))?;
+    let result = Ctx::new(fs).and_then(|ctx| (case.run)(&ctx));
+
+    match result {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => match error.downcast_ref::<Skip>() {
+            Some(reason) => {
+                println!("{reason}");
+                Ok(ExitCode::from(SKIPPED))
+            }
+            None => Err(error),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file_systems() -> [FileSystem; 2] {
+        ["tmpfs", "ext4"].map(|kind| kind.parse().unwrap())
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = cases::all().map(|case| case.name).collect();
+        let before = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), before);
+    }
+
+    #[test]
+    fn choice() {
+        let all = jobs(&[], &file_systems());
+        let once = cases::all()
+            .filter(|case| case.scope == Scope::Once)
+            .count();
+        assert_eq!(all.len(), 2 * cases::all().count() - once);
+
+        let some = jobs(&["ext4.pread".to_owned()], &file_systems());
+        assert!(!some.is_empty());
+        assert!(some.iter().all(|job| job.fs.kind == "ext4"));
+        assert!(jobs(&["no such test".to_owned()], &file_systems()).is_empty());
+    }
+
+    #[test]
+    fn late_process_is_killed() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let end = wait(&mut child, Duration::from_millis(50)).unwrap();
+        assert!(matches!(end, End::TooLate(_)));
+    }
+}

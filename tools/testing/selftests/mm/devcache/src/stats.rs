@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Numbers the kernel counts: devcache's own, and those of the whole system.
+
+use crate::gpu::Gpu;
+use anyhow::Context;
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+/// Counters by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters(BTreeMap<String, u64>);
+
+/// Statistics of the core.
+const CORE: &str = "/sys/kernel/debug/devcache/stats";
+
+impl Counters {
+    /// Reads lines "name value" or "name: value unit"; other lines are left out.
+    fn parse(text: &str) -> Self {
+        Counters(text.lines().filter_map(Self::line).collect())
+    }
+
+    fn line(line: &str) -> Option<(String, u64)> {
+        let mut words = line.split_whitespace();
+        let name = words.next()?.trim_end_matches(':').to_owned();
+        Some((name, words.next()?.parse().ok()?))
+    }
+
+    fn from_file(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        Ok(Self::parse(&text))
+    }
+
+    /// What the devcache core has counted since boot.
+    pub fn core() -> Result<Self> {
+        Self::from_file(Path::new(CORE))
+    }
+
+    /// What the driver has counted for an open GPU: its fdinfo.
+    pub fn gpu(gpu: &Gpu) -> Result<Self> {
+        let fd = gpu.file().as_raw_fd();
+        Self::from_file(Path::new(&format!("/proc/self/fdinfo/{fd}")))
+    }
+
+    /// /proc/vmstat: numbers of pages of the whole system.
+    pub fn vmstat() -> Result<Self> {
+        Self::from_file(Path::new("/proc/vmstat"))
+    }
+
+    /// /proc/self/status: numbers of KiB of this process, among others.
+    pub fn status() -> Result<Self> {
+        Self::from_file(Path::new("/proc/self/status"))
+    }
+
+    /// One counter.
+    pub fn get(&self, name: &str) -> Result<u64> {
+        self.0
+            .get(name)
+            .copied()
+            .with_context(|| format!("the kernel has no counter named {name}"))
+    }
+
+    /// All counters.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), *value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines() {
+        let counters = Counters::parse("nr_mlock 7\nVmRSS:\t  12 kB\ntext only\n\nx -3\n");
+        assert_eq!(counters.get("nr_mlock").unwrap(), 7);
+        assert_eq!(counters.get("VmRSS").unwrap(), 12);
+        assert!(counters.get("text").is_err());
+        assert_eq!(counters.iter().count(), 2);
+    }
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0
+//! System calls that nix has no safe function for.
+
+use crate::map::Map;
+use nix::errno::Errno;
+use nix::sys::wait::waitpid;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::fork;
+use nix::unistd::pipe;
+use nix::unistd::ForkResult;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+/// A byte range as system calls take it.
+fn offset_and_length(range: Range<usize>) -> (i64, i64) {
+    let number = |value| i64::try_from(value).expect("files here are small");
+    (number(range.start), number(range.len()))
+}
+
+/// preadv2(2) with RWF_NOWAIT: the bytes read, fewer when it would have to wait.
+pub fn read_nowait(file: &File, range: Range<usize>) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0_u8; range.len()];
+    let iov = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    let (offset, _) = offset_and_length(range);
+    // SAFETY: The vector describes `bytes`, which nobody else uses.
+    let result = unsafe { libc::preadv2(file.as_raw_fd(), &iov, 1, offset, libc::RWF_NOWAIT) };
+    let len = Errno::result(result)?;
+    bytes.truncate(usize::try_from(len).expect("not negative"));
+    Ok(bytes)
+}
+
+/// write(2) at `offset` of `file` with the mapping itself as the source.
+pub fn write_from(file: &File, offset: usize, map: &Map, range: Range<usize>) -> io::Result<usize> {
+    assert!(range.end <= map.len());
+    let source = (map.addr() + range.start) as *const libc::c_void;
+    let (offset, _) = offset_and_length(offset..offset);
+    // SAFETY: The source lies inside the mapping.
+    let result = unsafe { libc::pwrite(file.as_raw_fd(), source, range.len(), offset) };
+    Ok(Errno::result(result).map(|len| usize::try_from(len).expect("not negative"))?)
+}
+
+/// read(2) at `offset` of `file` with the mapping itself as the destination.
+pub fn read_into(file: &File, offset: usize, map: &Map, range: Range<usize>) -> io::Result<usize> {
+    assert!(range.end <= map.len());
+    let target = (map.addr() + range.start) as *mut libc::c_void;
+    let (offset, _) = offset_and_length(offset..offset);
+    // SAFETY: The destination lies inside the mapping, into which nobody holds references.
+    let result = unsafe { libc::pread(file.as_raw_fd(), target, range.len(), offset) };
+    Ok(Errno::result(result).map(|len| usize::try_from(len).expect("not negative"))?)
+}
+
+/// sync_file_range(2) that waits, writes, and waits.
+pub fn sync_range(file: &File, range: Range<usize>) -> Result<(), Errno> {
+    let (offset, length) = offset_and_length(range);
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: No memory is involved.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, flags) };
+    Errno::result(result).map(drop)
+}
+
+/// What cachestat(2) tells of a range: numbers of pages.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStat {
+    /// In the page cache.
+    pub cache: u64,
+    /// Dirty.
+    pub dirty: u64,
+    /// Under writeback.
+    pub writeback: u64,
+    /// Evicted.
+    pub evicted: u64,
+    /// Evicted not long ago.
+    pub recently_evicted: u64,
+}
+
+/// Number of cachestat(2), the same on every architecture; libc does not have it everywhere.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// cachestat(2)
+pub fn cachestat(file: &File, range: Range<usize>) -> Result<CacheStat, Errno> {
+    let range = [range.start as u64, range.len() as u64];
+    let mut stat = CacheStat::default();
+    // SAFETY: Both pointers are to structures of the layout the call expects.
+    let result = unsafe {
+        libc::syscall(
+            SYS_CACHESTAT,
+            file.as_raw_fd(),
+            range.as_ptr(),
+            std::ptr::from_mut(&mut stat),
+            0,
+        )
+    };
+    Errno::result(result)?;
+    Ok(stat)
+}
+
+/// FUTEX_WAIT in a mapping shared between processes.
+pub fn futex_wait(cell: &AtomicU32, expected: u32, timeout: Duration) -> Result<(), Errno> {
+    let timeout = libc::timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).expect("short"),
+        tv_nsec: i64::from(timeout.subsec_nanos()),
+    };
+    // SAFETY: The cell and the time are valid for the duration of the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            cell.as_ptr(),
+            libc::FUTEX_WAIT,
+            expected,
+            std::ptr::from_ref(&timeout),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// FUTEX_WAKE of one waiter; returns how many were woken.
+pub fn futex_wake(cell: &AtomicU32) -> Result<i64, Errno> {
+    // SAFETY: The cell is valid.
+    let result = unsafe { libc::syscall(libc::SYS_futex, cell.as_ptr(), libc::FUTEX_WAKE, 1) };
+    Errno::result(result)
+}
+
+/// vmsplice(2): puts references to the pages of a mapping into a pipe. Returns the bytes taken.
+pub fn vmsplice(pipe: &File, map: &Map) -> Result<usize, Errno> {
+    let iov = libc::iovec {
+        iov_base: map.addr() as *mut libc::c_void,
+        iov_len: map.len(),
+    };
+    // SAFETY: The vector describes the mapping; the kernel takes its own references.
+    let result = unsafe { libc::vmsplice(pipe.as_raw_fd(), &iov, 1, 0) };
+    Errno::result(result).map(|len| usize::try_from(len).expect("not negative"))
+}
+
+/// Drops clean page cache, inodes and dentries.
+pub fn drop_caches() -> io::Result<()> {
+    fs::write("/proc/sys/vm/drop_caches", "3")
+}
+
+/// Runs `work` in a forked child; its error comes back as text.
+///
+/// The process must have one thread only, as the child may allocate.
+pub fn in_child(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    beside_child(|| Ok(()), work)
+}
+
+/// Forks; runs `first` in this process, and when it is done `then` in the child.
+///
+/// The process must have one thread only, as the child may allocate.
+pub fn beside_child(
+    first: impl FnOnce() -> anyhow::Result<()>,
+    then: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (text_reader, text_writer) = pipe()?;
+    let (go_reader, go_writer) = pipe()?;
+
+    // SAFETY: The caller promises that there are no other threads.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            drop(go_writer);
+            let go = File::from(go_reader).read_to_end(&mut Vec::new());
+            let status = match go.map_err(anyhow::Error::from).and_then(|_| then()) {
+                Ok(()) => 0,
+                Err(error) => {
+                    // If that fails, the exit status still tells.
+                    let _ = File::from(text_writer).write_all(format!("{error:#}").as_bytes());
+                    1
+                }
+            };
+            // SAFETY: Ends this process without running the parent's exit handlers.
+            unsafe { libc::_exit(status) }
+        }
+        ForkResult::Parent { child } => {
+            drop(text_writer);
+            let ours = first();
+            drop(go_writer);
+            let mut text = String::new();
+            File::from(text_reader).read_to_string(&mut text)?;
+            let end = waitpid(child, None)?;
+            ours?;
+            match end {
+                WaitStatus::Exited(_, 0) => Ok(()),
+                WaitStatus::Exited(..) => anyhow::bail!("in the child: {text}"),
+                other => anyhow::bail!("the child ended with {other:?}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn futex_compares() {
+        let cell = AtomicU32::new(5);
+        let soon = Duration::from_millis(1);
+        assert_eq!(futex_wait(&cell, 4, soon), Err(Errno::EAGAIN));
+        assert_eq!(futex_wait(&cell, 5, soon), Err(Errno::ETIMEDOUT));
+        assert_eq!(futex_wake(&cell), Ok(0));
+    }
+
+    #[test]
+    fn ranges() {
+        assert_eq!(offset_and_length(3..10), (3, 7));
+    }
+}

@@ -348,6 +348,21 @@ impl SystemPage<'_> {
         }
         Ok(mapping)
     }
+
+    /// Marks the page as written to.
+    ///
+    /// A device that is given the right to write leaves no trace of it in the page tables of the
+    /// CPU, so this must be done before. Once is enough: whoever cleans a page write-protects or
+    /// unmaps it first, which takes the right away from the device too.
+    pub fn mark_dirty(&self) {
+        // SAFETY: By the type invariants there is a `struct page` for the page frame.
+        let page = unsafe { bindings::pfn_to_page(self.pfn) };
+        // SAFETY: As above.
+        let folio = unsafe { bindings::page_folio(page) };
+        // SAFETY: By the type invariants the page is not freed. It is in the page table of the
+        // process and stays there, so a file it belongs to keeps it.
+        unsafe { bindings::folio_mark_dirty(folio) };
+    }
 }
 
 #[cfg(CONFIG_RUST_DEVICE_MEMORY_KUNIT_TEST)]

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Probing and unbinding.
+//!
+//! # Taking down
+//!
+//! The fields of [`VsvmData`] are dropped in the order in which they are declared, and each needs
+//! those after it:
+//!
+//! 1. before anything is dropped, waiting for jobs is ended, since ioctls are waited for next;
+//! 2. the DRM device is unregistered, so there are no more ioctls;
+//! 3. all address spaces are destroyed: jobs are cancelled, for which faults must still be serviced;
+//! 4. the fault handler goes;
+//! 5. VRAM is given back: all pages come back to system memory, which needs the copy engine and its
+//!    interrupt;
+//! 6. the other interrupts and the engines go, each of which stops its channel;
+//! 7. the registers are unmapped.
+
+use kernel::{
+    device::{
+        Bound,
+        Core,
+        Device,
+        DeviceContext, //
+    },
+    dma::{
+        Device as _,
+        DmaMask, //
+    },
+    drm::{
+        self,
+        gem,
+        ioctl, //
+    },
+    irq,
+    num::casts,
+    pci::{
+        self,
+        IrqType,
+        IrqTypes,
+        IrqVectorRegistration,
+        Vendor, //
+    },
+    prelude::*,
+    sync::Arc, //
+};
+
+use crate::{
+    channel::WakeHandler,
+    compute::ComputeEngine,
+    copy::CopyEngine,
+    dmem::DeviceMemory,
+    fault::FaultHandler,
+    file::File,
+    hw,
+    mmu::Mmu,
+    regs::Regs,
+    stats::Stats,
+    svm::{
+        SvmTable,
+        Units, //
+    },
+    vram::Layout, //
+};
+
+/// The PCI and the DRM driver.
+pub(crate) struct VsvmDriver;
+
+/// Convenience type alias for the DRM device type of this driver.
+pub(crate) type VsvmDevice<Ctx = drm::Normal> = drm::Device<VsvmDriver, Ctx>;
+
+/// What ioctls work with.
+pub(crate) struct Gpu<'bound> {
+    pub(crate) units: Units<'bound>,
+    pub(crate) spaces: Arc<SvmTable<'bound>>,
+}
+
+/// The address spaces; destroys all of them when dropped.
+struct Spaces<'bound>(Arc<SvmTable<'bound>>);
+
+impl Drop for Spaces<'_> {
+    fn drop(&mut self) {
+        self.0.destroy_all();
+    }
+}
+
+/// The units; logs what they have done when dropped.
+struct Summary<'bound>(Units<'bound>);
+
+impl Drop for Summary<'_> {
+    fn drop(&mut self) {
+        dev_info!(self.0.dev, "{}\n", &*self.0.stats);
+    }
+}
+
+type WakeIrq<'bound, T> = Pin<KBox<irq::Registration<'bound, WakeHandler<T>>>>;
+type FaultIrq<'bound> = Pin<KBox<irq::ThreadedRegistration<'bound, FaultHandler<'bound>>>>;
+
+/// Everything a bound device has; see the head of the file for the order of the fields.
+pub(crate) struct VsvmData<'bound> {
+    _registration: drm::Registration<'bound, VsvmDriver>,
+    _spaces: Spaces<'bound>,
+    _fault_irq: FaultIrq<'bound>,
+    units: Summary<'bound>,
+    _compute_irq: WakeIrq<'bound, ComputeEngine<'bound>>,
+    _copy_irq: WakeIrq<'bound, CopyEngine<'bound>>,
+    _vectors: KBox<IrqVectorRegistration<'bound>>,
+}
+
+/// Requests the interrupt of an engine.
+fn wake_irq<'bound, T: crate::channel::HasWake + 'bound>(
+    vectors: &'bound IrqVectorRegistration<'bound>,
+    vector: u32,
+    name: &'static CStr,
+    engine: Arc<T>,
+) -> Result<WakeIrq<'bound, T>> {
+    let request = vectors.index(casts::u32_as_usize(vector))?.into();
+    // SAFETY: The registration is stored in `VsvmData` and never forgotten.
+    let init = unsafe {
+        irq::Registration::new(
+            request,
+            irq::Flags::TRIGGER_NONE,
+            name,
+            Ok(WakeHandler(engine)),
+        )
+    };
+    KBox::pin_init(init, GFP_KERNEL)
+}
+
+kernel::pci_device_table!(
+    PCI_TABLE,
+    <VsvmDriver as pci::Driver>::IdInfo,
+    [(
+        // CAST: A device number fits in 16 bits.
+        pci::DeviceId::from_id(Vendor::REDHAT_QUMRANET, hw::PCI_DEVICE as u32),
+        ()
+    )]
+);
+
+impl pci::Driver for VsvmDriver {
+    type IdInfo = ();
+    type Data<'bound> = VsvmData<'bound>;
+    const ID_TABLE: pci::IdTable<Self::IdInfo> = &PCI_TABLE;
+
+    fn probe<'bound>(
+        pdev: &'bound pci::Device<Core<'_>>,
+        _info: Option<&'bound Self::IdInfo>,
+    ) -> impl PinInit<Self::Data<'bound>, Error> + 'bound {
+        pdev.enable_device_mem()?;
+        pdev.set_master();
+        // SAFETY: The device is being probed, so nobody else allocates or maps memory for it.
+        unsafe { pdev.dma_set_mask_and_coherent(DmaMask::new::<64>())? };
+
+        let dev: &'bound Device<Bound> = pdev.as_ref();
+        let regs = Arc::new(Regs::new(pdev)?, GFP_KERNEL)?;
+        regs.reset()
+            .inspect_err(|_| dev_err!(dev, "the device does not come to rest\n"))?;
+
+        let types = IrqTypes::default().with(IrqType::MsiX);
+        let vectors = pdev.alloc_irq_vectors(hw::VECTORS, hw::VECTORS, types)?;
+        let vectors = KBox::new(vectors, GFP_KERNEL)?;
+        // SAFETY: The vectors are in a box of `VsvmData`, which is dropped after all that uses them.
+        let vector: &'bound IrqVectorRegistration<'bound> =
+            unsafe { &*core::ptr::from_ref(&*vectors) };
+
+        let layout = Layout::new(regs.vram_size()?)?;
+        let stats = Arc::new(Stats::default(), GFP_KERNEL)?;
+        let copy = CopyEngine::new(dev, regs.clone(), stats.clone())?;
+        let copy_irq = wake_irq(vector, hw::VECTOR_COPY, c"vsvm-copy", copy.clone())?;
+        let compute = ComputeEngine::new(dev, regs.clone(), stats.clone())?;
+        let compute_irq = wake_irq(vector, hw::VECTOR_COMPUTE, c"vsvm-compute", compute.clone())?;
+
+        let units = Units {
+            dev,
+            stats,
+            mmu: Mmu::new(dev, regs.clone(), copy.clone(), layout)?,
+            memory: DeviceMemory::new(dev, copy, layout)?,
+            compute,
+        };
+        let spaces = SvmTable::new()?;
+        let handler = FaultHandler::new(regs, units.clone(), spaces.clone());
+        let request = vector.index(casts::u32_as_usize(hw::VECTOR_FAULT))?.into();
+        // SAFETY: The registration is stored in `VsvmData` and never forgotten.
+        let fault_irq = unsafe {
+            irq::ThreadedRegistration::new(
+                request,
+                irq::Flags::TRIGGER_NONE,
+                c"vsvm-fault",
+                handler,
+            )
+        };
+        let fault_irq = KBox::pin_init(fault_irq, GFP_KERNEL)?;
+
+        let drm = drm::UnregisteredDevice::<Self>::new(pdev, Ok(()))?;
+        let gpu = Gpu {
+            units: units.clone(),
+            spaces: spaces.clone(),
+        };
+        dev_info!(
+            dev,
+            "{} MiB of VRAM for programs\n",
+            units.memory.size() >> 20
+        );
+        let spaces = Spaces(spaces);
+        // SAFETY: The registration is stored in `VsvmData` and never forgotten.
+        let registration = unsafe { drm::Registration::new(dev, drm, Ok::<_, Error>(gpu), 0)? };
+
+        Ok(VsvmData {
+            _registration: registration,
+            _spaces: spaces,
+            _fault_irq: fault_irq,
+            units: Summary(units),
+            _compute_irq: compute_irq,
+            _copy_irq: copy_irq,
+            _vectors: vectors,
+        })
+    }
+
+    fn unbind<'bound>(_pdev: &'bound pci::Device<Core<'_>>, this: Pin<&VsvmData<'bound>>) {
+        this.units.0.compute.stop();
+    }
+}
+
+const INFO: drm::DriverInfo = drm::DriverInfo {
+    major: 1,
+    minor: 0,
+    patchlevel: 0,
+    name: c"vsvm",
+    desc: c"Virtual GPU with shared virtual memory",
+};
+
+#[vtable]
+impl drm::Driver for VsvmDriver {
+    type Data = ();
+    type RegistrationData<'drm> = Gpu<'drm>;
+    type File = File;
+    type Object = gem::Object<NoObject>;
+    type ParentDevice<Ctx: DeviceContext> = pci::Device<Ctx>;
+
+    const INFO: drm::DriverInfo = INFO;
+    const FEAT_RENDER: bool = true;
+
+    kernel::declare_drm_ioctls! {
+        (VSVM_GET_PARAM, drm_vsvm_get_param, ioctl::RENDER_ALLOW, File::get_param),
+        (VSVM_SVM_ATTACH, drm_vsvm_svm_attach, ioctl::RENDER_ALLOW, File::svm_attach),
+        (VSVM_MIGRATE, drm_vsvm_migrate, ioctl::RENDER_ALLOW, File::migrate),
+        (VSVM_EXEC, drm_vsvm_exec, ioctl::RENDER_ALLOW, File::exec),
+        (VSVM_WAIT, drm_vsvm_wait, ioctl::RENDER_ALLOW, File::wait),
+    }
+}
+
+/// A GEM object, of which there are none: programs use their own memory.
+#[pin_data]
+pub(crate) struct NoObject {}
+
+impl gem::DriverObject for NoObject {
+    type Driver = VsvmDriver;
+    type Args = ();
+
+    fn new(_dev: &VsvmDevice, _size: usize, _args: ()) -> impl PinInit<Self, Error> {
+        Err(EOPNOTSUPP)
+    }
+}

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Moving the pages of a range on behalf of a program.
+//!
+//! A range is worked through in batches. A page that cannot be moved is not an error, but counted;
+//! see `struct drm_vsvm_migrate`. Where pages are is always looked up in the page table of the
+//! process, before and after, so the counts say what happened and not what was tried.
+
+use core::ops::Range;
+use kernel::{
+    mm::{
+        hmm::{
+            self,
+            Access,
+            Location, //
+        },
+        pagemap_owner::PagemapOwner,
+        virt::{
+            flags,
+            VmaRef, //
+        },
+        vma_walk::Span,
+        MmWithUser, //
+    },
+    num::casts,
+    page::PAGE_SIZE,
+    prelude::*,
+    time::msecs_to_jiffies, //
+};
+
+use crate::{
+    copy::BATCH,
+    svm::{
+        Scratch,
+        Svm,
+        HMM_TIMEOUT, //
+    }, //
+};
+
+/// How often to look at a batch again because it changed in the meantime.
+const ROUNDS: usize = 100;
+
+/// How often to try to move a batch. Once may not be enough: large folios of files are split at the
+/// first attempt, and their pages can be moved after they have been touched again.
+const ATTEMPTS: usize = 2;
+
+/// Where pages are to go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// To VRAM.
+    ToVram,
+    /// To system memory.
+    ToRam,
+}
+
+/// What became of the pages of a range.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) moved: u64,
+    pub(crate) present: u64,
+    pub(crate) skipped: u64,
+}
+
+/// Moves the pages in `addresses`, and counts them in `counts`, also if it fails.
+///
+/// Context: process context, sleeps, with no locks held.
+///
+/// # Errors
+///
+/// As documented for `struct drm_vsvm_migrate`.
+pub(crate) fn migrate(
+    svm: &Svm<'_>,
+    mm: &MmWithUser,
+    addresses: Range<usize>,
+    direction: Direction,
+    counts: &mut Counts,
+) -> Result {
+    check(mm, &addresses)?;
+    let mut scratch = Scratch::new()?;
+
+    let mut start = addresses.start;
+    while start < addresses.end {
+        let end = addresses.end.min(start + BATCH * PAGE_SIZE);
+        let mut batch = Batch {
+            svm,
+            mm,
+            addresses: start..end,
+            scratch: &mut scratch,
+        };
+        batch.migrate(direction, counts)?;
+        start = end;
+    }
+    Ok(())
+}
+
+/// Checks that all of a range is mapped by areas whose pages can move.
+fn check(mm: &MmWithUser, addresses: &Range<usize>) -> Result {
+    let mmap = mm.mmap_read_lock();
+    for span in mmap.spans(addresses.clone()) {
+        match span {
+            Span::Unmapped { .. } => return Err(ENOMEM),
+            Span::Mapped { vma, .. } if !is_accessible(vma) => return Err(EACCES),
+            Span::Mapped { vma, .. } if !vma.is_migratable() => return Err(EOPNOTSUPP),
+            Span::Mapped { .. } => (),
+        }
+    }
+    Ok(())
+}
+
+fn is_accessible(vma: &VmaRef) -> bool {
+    vma.flags() & (flags::READ | flags::WRITE | flags::EXEC) != 0
+}
+
+/// Which pages of a batch are in VRAM.
+#[derive(Clone, Copy)]
+struct Resident([u64; BATCH / 64]);
+
+impl Resident {
+    fn count(&self) -> usize {
+        self.0
+            .iter()
+            .map(|word| casts::u32_as_usize(word.count_ones()))
+            .sum()
+    }
+
+    fn add(&mut self, index: usize) {
+        if let Some(word) = self.0.get_mut(index / 64) {
+            *word |= 1 << (index % 64);
+        }
+    }
+
+    fn contains(&self, index: usize) -> bool {
+        self.0
+            .get(index / 64)
+            .is_some_and(|word| word & 1 << (index % 64) != 0)
+    }
+
+    /// Returns the first run of pages in VRAM at or after `from`.
+    fn run(&self, from: usize) -> Option<Range<usize>> {
+        let start = (from..BATCH).find(|&index| self.contains(index))?;
+        let end = (start..BATCH).find(|&index| !self.contains(index));
+        Some(start..end.unwrap_or(BATCH))
+    }
+}
+
+/// Up to [`BATCH`] pages.
+struct Batch<'a, 'bound> {
+    svm: &'a Svm<'bound>,
+    mm: &'a MmWithUser,
+    addresses: Range<usize>,
+    scratch: &'a mut Scratch<'bound>,
+}
+
+impl Batch<'_, '_> {
+    fn pages(&self) -> usize {
+        self.addresses.len() / PAGE_SIZE
+    }
+
+    fn migrate(&mut self, direction: Direction, counts: &mut Counts) -> Result {
+        let before = self.resident()?.count();
+        let result = match direction {
+            Direction::ToVram => self.move_in(before),
+            Direction::ToRam => self.move_back(),
+        };
+        let after = self.resident()?.count();
+
+        let (present, moved, skipped) = match direction {
+            Direction::ToVram => {
+                let moved = after.saturating_sub(before);
+                (before, moved, self.pages() - before - moved)
+            }
+            Direction::ToRam => {
+                let moved = before.saturating_sub(after);
+                (self.pages() - before, moved, before - moved)
+            }
+        };
+        counts.present += casts::usize_as_u64(present);
+        counts.moved += casts::usize_as_u64(moved);
+        counts.skipped += casts::usize_as_u64(skipped);
+        result
+    }
+
+    /// Looks at a part of the page table of the process, as a device does, without using it.
+    ///
+    /// Pages that cannot be had are not an error.
+    fn touch(
+        &mut self,
+        addresses: Range<usize>,
+        access: Access,
+        owner: Option<PagemapOwner>,
+    ) -> Result {
+        let pages = addresses.len() / PAGE_SIZE;
+        let touched = hmm::fault(
+            &self.svm.notifier,
+            self.mm,
+            addresses,
+            access,
+            owner,
+            msecs_to_jiffies(HMM_TIMEOUT),
+            self.scratch.pfns.get_mut(..pages).ok_or(EINVAL)?,
+        );
+        match touched {
+            Err(error) if error == ENOMEM || error == EINTR => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Finds out which pages are in VRAM.
+    fn resident(&mut self) -> Result<Resident> {
+        let owner = self.svm.units.memory.pagemap().owner();
+        let pages = self.pages();
+        for _ in 0..ROUNDS {
+            let snapshot = hmm::fault(
+                &self.svm.notifier,
+                self.mm,
+                self.addresses.clone(),
+                Access::None,
+                Some(owner),
+                msecs_to_jiffies(HMM_TIMEOUT),
+                self.scratch.pfns.get_mut(..pages).ok_or(EINVAL)?,
+            )?;
+            let Some(mut stable) = snapshot.lock() else {
+                continue;
+            };
+            let mut resident = Resident([0; BATCH / 64]);
+            let (_, pages) = stable.split();
+            for page in pages {
+                if let Location::Device(_) = page.location() {
+                    resident.add((page.address() - self.addresses.start) / PAGE_SIZE);
+                }
+            }
+            return Ok(resident);
+        }
+        Err(EBUSY)
+    }
+
+    /// Moves pages to VRAM, `resident` of which are there already.
+    fn move_in(&mut self, mut resident: usize) -> Result {
+        let memory = self.svm.units.memory.clone();
+        for _ in 0..ATTEMPTS {
+            if resident >= self.pages() || memory.available() == 0 {
+                break;
+            }
+            self.touch_files(memory.pagemap().owner())?;
+
+            let mmap = self.mm.mmap_read_lock();
+            for span in mmap.spans(self.addresses.clone()) {
+                if let Span::Mapped { addresses, .. } = span {
+                    let taken = memory.take_in(&mmap, addresses, &mut self.scratch.buffer);
+                    resident += taken.unwrap_or(0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the pages of files present, since only those move.
+    fn touch_files(&mut self, owner: PagemapOwner) -> Result {
+        let mut start = self.addresses.start;
+        while let Some(addresses) = self.next_file(start) {
+            start = addresses.end;
+            self.touch(addresses, Access::Read, Some(owner))?;
+        }
+        Ok(())
+    }
+
+    /// Returns the next part of the batch, at or after `start`, that belongs to a file.
+    fn next_file(&self, start: usize) -> Option<Range<usize>> {
+        let mmap = self.mm.mmap_read_lock();
+        let mut spans = mmap.spans(start..self.addresses.end);
+        spans.find_map(|span| match span {
+            Span::Mapped { vma, addresses } if !vma.is_anonymous() => Some(addresses),
+            _ => None,
+        })
+    }
+
+    fn move_back(&mut self) -> Result {
+        let memory = self.svm.units.memory.clone();
+        {
+            // The pages of anonymous memory, many at once.
+            let mmap = self.mm.mmap_read_lock();
+            for span in mmap.spans(self.addresses.clone()) {
+                let Span::Mapped { addresses, .. } = span else {
+                    continue;
+                };
+                let buffer = &mut self.scratch.buffer;
+                let returned = memory.pagemap().migrate_to_ram(&mmap, addresses, buffer);
+                if let Ok(returned) = returned {
+                    returned.result?;
+                }
+            }
+        }
+
+        // The pages of files come back when they are touched.
+        let resident = self.resident()?;
+        let mut from = 0;
+        while let Some(run) = resident.run(from) {
+            from = run.end;
+            let start = self.addresses.start + run.start * PAGE_SIZE;
+            let end = self
+                .addresses
+                .end
+                .min(self.addresses.start + run.end * PAGE_SIZE);
+            self.touch(start..end, Access::Read, None)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(CONFIG_DRM_VSVM_KUNIT_TEST)]
+#[kunit_tests(drm_vsvm_migrate)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_found_in_order() {
+        let mut resident = Resident([0; BATCH / 64]);
+        for index in [3, 4, 5, 64, BATCH - 1] {
+            resident.add(index);
+        }
+        assert_eq!(resident.count(), 5);
+        assert_eq!(resident.run(0), Some(3..6));
+        assert_eq!(resident.run(6), Some(64..65));
+        assert_eq!(resident.run(65), Some(BATCH - 1..BATCH));
+        assert_eq!(resident.run(BATCH), None);
+    }
+}

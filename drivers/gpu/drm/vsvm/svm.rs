@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Shared virtual memory: the GPU uses the addresses of a process.
+//!
+//! An [`Svm`] is the address space of one open file. Its page table follows that of the process:
+//! pages are mapped when the GPU faults on them, and unmapped by an interval notifier when anything
+//! happens to them. Nothing is mapped in advance, also not by a migration, so there is one way for
+//! a page to become reachable ([`Svm::fault`]) and one way for it to cease to be
+//! ([`Space::invalidate`](Invalidate::invalidate)).
+//!
+//! # Locks
+//!
+//! From the outside to the inside:
+//!
+//! 1. the mmap lock of the process; locks of files and folios;
+//! 2. `Space::table`, the update lock of the notifier: no allocation, no copy, nothing of 1. inside;
+//! 3. `Mmu::unit` and `Mmu::tables`, spinlocks.
+//!
+//! `CopyEngine::state` may be taken inside of 1., but not of 2. `Svm::jobs` is outside of
+//! `ComputeEngine::queue`; these two and `SvmTable::list` have nothing to do with the others.
+
+use core::ops::Range;
+use kernel::{
+    device::{
+        Bound,
+        Device, //
+    },
+    mm::{
+        hmm::{
+            self,
+            Access,
+            Location,
+            Pfn, //
+        },
+        interval_notifier::{
+            IntervalNotifier,
+            Invalidate,
+            Invalidation, //
+        },
+        migrate_vma::MigrationBuffer,
+        vma_walk::Span,
+        MmWithUser, //
+    },
+    new_mutex,
+    num::casts::{
+        self,
+        arch::IntoSafeCastArch, //
+    },
+    page::PAGE_SIZE,
+    prelude::*,
+    rbtree::RBTree,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+    time::{
+        msecs_to_jiffies,
+        Msecs, //
+    }, //
+};
+
+use crate::{
+    compute::{
+        ComputeEngine,
+        Job, //
+    },
+    copy::BATCH,
+    dmem::DeviceMemory,
+    hw,
+    mmu::Mmu,
+    page_table::{
+        PageTable,
+        Reserve,
+        Target, //
+    },
+    range,
+    stats::Stats, //
+};
+
+/// How long to try to see the page table of the process at rest.
+pub(crate) const HMM_TIMEOUT: Msecs = 1000;
+
+/// How often to look at pages again because they changed in the meantime.
+const ROUNDS: usize = 100;
+
+/// Jobs of one address space that nobody has waited for.
+const JOBS_MAX: usize = 1024;
+
+/// The page table of an address space, kept in step with that of the process.
+#[pin_data]
+pub(crate) struct Space<'bound> {
+    #[pin]
+    table: Mutex<PageTable<'bound>>,
+}
+
+impl<'bound> Invalidate for Space<'bound> {
+    type Protected = PageTable<'bound>;
+
+    fn update_lock(&self) -> &Mutex<PageTable<'bound>> {
+        &self.table
+    }
+
+    fn invalidate(&self, table: &mut PageTable<'bound>, invalidation: &Invalidation<'_>) {
+        let Range { start, end } = invalidation.addresses();
+        table.unmap(casts::usize_as_u64(start)..casts::usize_as_u64(end));
+    }
+}
+
+/// What the address spaces of a device share.
+#[derive(Clone)]
+pub(crate) struct Units<'bound> {
+    pub(crate) dev: &'bound Device<Bound>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) mmu: Arc<Mmu<'bound>>,
+    pub(crate) memory: Arc<DeviceMemory<'bound>>,
+    pub(crate) compute: Arc<ComputeEngine<'bound>>,
+}
+
+/// Memory for looking at pages and mapping them, allocated in advance.
+pub(crate) struct Scratch<'bound> {
+    pub(crate) pfns: KVec<Pfn>,
+    pub(crate) buffer: MigrationBuffer,
+    reserve: Reserve<'bound>,
+}
+
+impl Scratch<'_> {
+    /// Allocates enough for [`BATCH`] pages.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            pfns: KVec::from_elem(Pfn::NONE, BATCH, GFP_KERNEL)?,
+            buffer: MigrationBuffer::new(BATCH, GFP_KERNEL)?,
+            reserve: Reserve::new(),
+        })
+    }
+}
+
+/// The GPU's address space of a process.
+#[pin_data]
+pub(crate) struct Svm<'bound> {
+    /// Number of the address space; never used again.
+    id: u64,
+    root: u64,
+    pub(crate) units: Units<'bound>,
+    /// Jobs that nobody has waited for, by number.
+    #[pin]
+    jobs: Mutex<RBTree<u64, Arc<Job>>>,
+    #[pin]
+    pub(crate) notifier: IntervalNotifier<Space<'bound>>,
+}
+
+impl<'bound> Svm<'bound> {
+    /// Creates the address space `id` for the process that has `mm`.
+    fn new(id: u64, mm: &MmWithUser, units: Units<'bound>) -> Result<Arc<Self>> {
+        let table = PageTable::new(units.dev, units.mmu.clone())?;
+        let va_end = hw::VA_END.into_safe_cast_arch();
+        Arc::pin_init(
+            try_pin_init!(Self {
+                id,
+                root: table.root(),
+                units,
+                jobs <- new_mutex!(RBTree::new(), "Svm::jobs"),
+                notifier <- IntervalNotifier::new(
+                    mm,
+                    0..va_end,
+                    pin_init!(Space {
+                        table <- new_mutex!(table, "Space::table"),
+                    }),
+                ),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Returns the VRAM offset of the root page table.
+    pub(crate) fn root(&self) -> u64 {
+        self.root
+    }
+
+    /// Checks that `mm` is that of the process the address space belongs to.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` if not.
+    pub(crate) fn check_owner(&self, mm: &MmWithUser) -> Result {
+        if core::ptr::eq(mm.as_raw(), self.notifier.mm().as_raw()) {
+            Ok(())
+        } else {
+            Err(EPERM)
+        }
+    }
+
+    /// Remembers a job until somebody has waited for it.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if there are too many.
+    pub(crate) fn add_job(&self, submit: impl FnOnce() -> Result<(u64, Arc<Job>)>) -> Result<u64> {
+        let mut jobs = self.jobs.lock();
+        if jobs.keys().count() >= JOBS_MAX {
+            return Err(EBUSY);
+        }
+        let node = kernel::rbtree::RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let (number, job) = submit()?;
+        jobs.insert(node.into_node(number, job));
+        Ok(number)
+    }
+
+    /// Returns the job with a number.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is none.
+    pub(crate) fn job(&self, number: u64) -> Result<Arc<Job>> {
+        self.jobs.lock().get(&number).cloned().ok_or(ENOENT)
+    }
+
+    /// Forgets a job, and returns whether it was known.
+    pub(crate) fn remove_job(&self, number: u64) -> bool {
+        self.jobs.lock().remove(&number).is_some()
+    }
+
+    /// Makes the page at `va` reachable for the GPU after it faulted there, and while at it others
+    /// that `job` is going to access.
+    ///
+    /// Context: process context, sleeps, with no locks held.
+    ///
+    /// # Errors
+    ///
+    /// - `EFAULT`: the process may not access the page in this way.
+    /// - `ECANCELED`: the process exits, or the file is being closed.
+    /// - others: the page could not be made reachable.
+    pub(crate) fn fault(
+        &self,
+        va: u64,
+        access: hw::Access,
+        job: Option<&Job>,
+        scratch: &mut Scratch<'bound>,
+    ) -> Result {
+        let mm = self.notifier.mm().mmget_not_zero().ok_or(ECANCELED)?;
+        // Should this be the last user of the address space, its end must not be our job.
+        let mm = MmWithUser::into_mmput_async(mm);
+
+        let write = access == hw::Access::Write;
+        let page = va..va + hw::PAGE_SIZE;
+        if let Some((array, writes)) = job.and_then(|job| job.access(va)) {
+            let around = range::around(va, &array);
+            if self
+                .make_reachable(&mm, va, around, write || writes, scratch)
+                .is_ok()
+            {
+                return Ok(());
+            }
+        }
+        // Not all of them can be had. What matters is the one the GPU asks for.
+        match self.make_reachable(&mm, va, page, write, scratch) {
+            Err(error) if error == EPERM => Err(EFAULT),
+            Err(error) if error == ESRCH => Err(ECANCELED),
+            result => result,
+        }
+    }
+
+    /// Maps the pages in a range, all of which lie in the leaf table for `va`.
+    fn make_reachable(
+        &self,
+        mm: &MmWithUser,
+        va: u64,
+        addresses: Range<u64>,
+        write: bool,
+        scratch: &mut Scratch<'bound>,
+    ) -> Result {
+        let addresses: Range<usize> =
+            addresses.start.into_safe_cast_arch()..addresses.end.into_safe_cast_arch();
+        let access = if write { Access::Write } else { Access::Read };
+        let memory = &self.units.memory;
+        let mut move_again = true;
+
+        for _ in 0..ROUNDS {
+            self.fill_reserve(scratch)?;
+            let pages = addresses.len() / PAGE_SIZE;
+            let snapshot = hmm::fault(
+                &self.notifier,
+                mm,
+                addresses.clone(),
+                access,
+                Some(memory.pagemap().owner()),
+                msecs_to_jiffies(HMM_TIMEOUT),
+                scratch.pfns.get_mut(..pages).ok_or(EINVAL)?,
+            )?;
+            let Some(mut stable) = snapshot.lock() else {
+                continue;
+            };
+
+            // Pages in VRAM that may not be written to, although they are to be.
+            let mut read_only: Option<Range<usize>> = None;
+            let (table, pages) = stable.split();
+            let targets = pages.filter_map(|page| {
+                let address = page.address();
+                match page.location() {
+                    Location::Device(_) if write && !page.is_writable() => {
+                        let first = read_only.as_ref().map_or(address, |range| range.start);
+                        read_only = Some(first..address + PAGE_SIZE);
+                        None
+                    }
+                    Location::Device(folio) => {
+                        let target = Target::Vram(memory.offset_of(folio)?);
+                        Some((casts::usize_as_u64(address), target, page.is_writable()))
+                    }
+                    Location::System(system) => {
+                        if write {
+                            system.mark_dirty();
+                        }
+                        Some((casts::usize_as_u64(address), Target::System(system), write))
+                    }
+                }
+            });
+            let mapped = table.map(va, targets, &mut scratch.reserve)?;
+            drop(stable);
+            self.units.stats.pages_mapped.add(mapped);
+
+            match read_only {
+                None => return Ok(()),
+                Some(addresses) => self.make_writable(mm, addresses, move_again, scratch)?,
+            }
+            move_again = false;
+        }
+        Err(EBUSY)
+    }
+
+    /// Makes pages that are in VRAM writable.
+    ///
+    /// Only a write fault of the CPU can do that, and it brings them back to system memory. So they
+    /// move again, if `move_again` is set.
+    fn make_writable(
+        &self,
+        mm: &MmWithUser,
+        addresses: Range<usize>,
+        move_again: bool,
+        scratch: &mut Scratch<'bound>,
+    ) -> Result {
+        let pages = addresses.len() / PAGE_SIZE;
+        hmm::fault(
+            &self.notifier,
+            mm,
+            addresses.clone(),
+            Access::Write,
+            None,
+            msecs_to_jiffies(HMM_TIMEOUT),
+            scratch.pfns.get_mut(..pages).ok_or(EINVAL)?,
+        )?;
+        if move_again {
+            let mmap = mm.mmap_read_lock();
+            for span in mmap.spans(addresses) {
+                if let Span::Mapped { addresses, .. } = span {
+                    let buffer = &mut scratch.buffer;
+                    // Pages that do not move are mapped where they are.
+                    let _ = self.units.memory.take_in(&mmap, addresses, buffer);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the reserve of page tables. If there is no VRAM for them, all tables of this address
+    /// space are given back: what the GPU still needs is mapped again when it faults.
+    fn fill_reserve(&self, scratch: &mut Scratch<'bound>) -> Result {
+        match scratch.reserve.fill(&self.units.mmu) {
+            Err(error) if error == ENOSPC => {
+                self.notifier.ops().table.lock().clear();
+                scratch.reserve.fill(&self.units.mmu)
+            }
+            result => result,
+        }
+    }
+
+    /// Takes the address space away from the GPU: its jobs are cancelled, and when the function
+    /// returns, the GPU uses neither its pages nor its page table.
+    fn shut_down(&self) {
+        self.notifier.ops().table.lock().close();
+        self.units.compute.drain(self.root);
+    }
+}
+
+/// The address spaces of a device.
+#[pin_data]
+pub(crate) struct SvmTable<'bound> {
+    #[pin]
+    list: Mutex<List<'bound>>,
+}
+
+struct List<'bound> {
+    next_id: u64,
+    spaces: KVec<Arc<Svm<'bound>>>,
+}
+
+impl<'bound> SvmTable<'bound> {
+    /// Creates a table without address spaces.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        let list = List {
+            next_id: 1,
+            spaces: KVec::new(),
+        };
+        Arc::pin_init(
+            pin_init!(Self {
+                list <- new_mutex!(list, "SvmTable::list"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Creates an address space for the process that has `mm` and returns its number.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` if no VRAM is left for its page table; `ENOMEM`, `EINTR` as said.
+    pub(crate) fn create(&self, mm: &MmWithUser, units: Units<'bound>) -> Result<u64> {
+        let id = {
+            let mut list = self.list.lock();
+            list.next_id += 1;
+            list.next_id - 1
+        };
+        let svm = Svm::new(id, mm, units)?;
+        if let Err(error) = self.list.lock().spaces.push(svm.clone(), GFP_KERNEL) {
+            svm.shut_down();
+            return Err(error.into());
+        }
+        Ok(id)
+    }
+
+    /// Returns the address space with a number.
+    pub(crate) fn by_id(&self, id: u64) -> Option<Arc<Svm<'bound>>> {
+        let list = self.list.lock();
+        list.spaces.iter().find(|svm| svm.id == id).cloned()
+    }
+
+    /// Returns the address space with a root page table.
+    pub(crate) fn by_root(&self, root: u64) -> Option<Arc<Svm<'bound>>> {
+        let list = self.list.lock();
+        list.spaces.iter().find(|svm| svm.root == root).cloned()
+    }
+
+    /// Removes an address space; the GPU no longer uses it when the function returns.
+    pub(crate) fn destroy(&self, id: u64) {
+        let svm = {
+            let mut list = self.list.lock();
+            let index = list.spaces.iter().position(|svm| svm.id == id);
+            index.and_then(|index| list.spaces.remove(index).ok())
+        };
+        if let Some(svm) = svm {
+            svm.shut_down();
+        }
+    }
+
+    /// Removes all address spaces.
+    pub(crate) fn destroy_all(&self) {
+        loop {
+            let Some(svm) = self.list.lock().spaces.pop() else {
+                break;
+            };
+            svm.shut_down();
+        }
+    }
+}

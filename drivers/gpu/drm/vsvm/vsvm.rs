@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Driver for the vsvm virtual GPU.
+//!
+//! vsvm exists only as a model attached to a virtual machine. It has what matters for shared
+//! virtual memory on real GPUs, and this driver is built like theirs:
+//!
+//! | file | what |
+//! |---|---|
+//! | `driver` | probing, and what is taken down in which order |
+//! | `file`, `range` | ioctls, and checks of their arguments |
+//! | `regs`, `channel`, `hw` | registers, rings, the hardware interface |
+//! | `copy` | the copy engine, which never faults and that memory management may wait for |
+//! | `compute` | jobs of programs |
+//! | `vram`, `dmem` | free VRAM; VRAM as memory for pages of programs and files |
+//! | `mmu`, `page_table` | page tables of the GPU, TLB |
+//! | `svm`, `fault` | the address space of a process on the GPU, faults of the GPU |
+//! | `migrate` | moving pages on behalf of a program |
+//!
+//! The order of locks is in `svm`. Documentation is in `Documentation/gpu/vsvm.rst`.
+
+mod channel;
+mod compute;
+mod copy;
+mod dmem;
+mod driver;
+mod fault;
+mod file;
+mod hw;
+mod migrate;
+mod mmu;
+mod page_table;
+mod range;
+mod regs;
+mod stats;
+mod svm;
+mod vram;
+
+kernel::module_pci_driver! {
+    type: driver::VsvmDriver,
+    name: "vsvm",
+    authors: ["The devcache authors"],
+    description: "Virtual GPU with shared virtual memory",
+    license: "GPL",
+}

@@ -66,13 +66,12 @@
 mod admit;
 mod back;
 mod ffi;
+#[cfg(CONFIG_DEVCACHE_KUNIT_TEST)]
+mod kunit;
 mod register;
 mod state;
 mod stats;
 mod sys;
-
-#[cfg(CONFIG_DEVCACHE_KUNIT_TEST)]
-mod tests;
 
 /// Prefix of log messages.
 const __LOG_PREFIX: &[u8] = b"devcache\0";

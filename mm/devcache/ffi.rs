@@ -26,10 +26,7 @@ use kernel::{
             Folio,
             LockedFolio, //
         },
-        mapping::{
-            Entry,
-            Mapping, //
-        }, //
+        mapping::Mapping, //
     },
     prelude::*,
     sync::aref::ARef, //

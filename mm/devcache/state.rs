@@ -20,7 +20,7 @@
 
 /// Where the content of a page is, and what may happen to it there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
+pub(crate) enum State {
     /// A system folio in the page cache. The CPU reads and writes it.
     InRam {
         /// The content is newer than the backing store.
@@ -56,8 +56,10 @@ pub enum State {
 }
 
 /// What happens to a page.
+// Some of it happens elsewhere in mm, and is here for the tests to see the whole.
+#[cfg_attr(not(test), allow(dead_code))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
+pub(crate) enum Event {
     /// A driver migrates it, and admission was granted.
     Admit(Admission),
     /// The copy under way is complete.
@@ -80,7 +82,7 @@ pub enum Event {
 
 /// What loses if the content of a dirty page is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Backing {
+pub(crate) enum Backing {
     /// A disk: older content is there.
     Store,
     /// Nothing (shmem): the page cache has the only copy.
@@ -89,17 +91,17 @@ pub enum Backing {
 
 /// The terms on which a page moves to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Admission {
+pub(crate) struct Admission {
     /// Mark the folio dirty before it moves.
-    pub mark_dirty: bool,
+    pub(crate) mark_dirty: bool,
     /// The device may write.
-    pub writable: bool,
+    pub(crate) writable: bool,
 }
 
 /// The state after `event`, or `None` if `event` cannot happen in `state`.
 ///
 /// A lookup in a moving state is not listed because it waits for the folio lock.
-pub fn next(state: State, event: Event, backing: Backing) -> Option<State> {
+pub(crate) fn next(state: State, event: Event, backing: Backing) -> Option<State> {
     use State::*;
 
     Some(match (state, event) {
@@ -135,7 +137,7 @@ pub fn next(state: State, event: Event, backing: Backing) -> Option<State> {
 
 /// Why a folio must stay in system memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The file system has not agreed, or works in blocks larger than a page.
     NotOptedIn,
     /// The inode is being evicted.
@@ -164,14 +166,14 @@ pub enum Refusal {
 
 /// What admission needs to know about a locked folio.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// Reasons against it, in the order in which they are reported, and whether each holds.
-    pub against: [(bool, Refusal); 12],
+    pub(crate) against: [(bool, Refusal); 12],
     /// The page table entry at hand lets the CPU write, so a write fault has succeeded: blocks are
     /// allocated, quota is charged, and the file system is not frozen.
-    pub pte_writable: bool,
+    pub(crate) pte_writable: bool,
     /// What stands behind the page.
-    pub backing: Backing,
+    pub(crate) backing: Backing,
 }
 
 /// Decides whether a folio may move to a device, and on which terms.
@@ -179,7 +181,7 @@ pub struct Facts {
 /// The device may write only where the CPU could. It does not report writes, so the folio becomes
 /// dirty now. A page of shmem becomes dirty in any case: this page table entry may be read-only
 /// while another is writable, and reclaim throws clean shmem pages away.
-pub fn admission(facts: &Facts) -> Result<Admission, Refusal> {
+pub(crate) fn admission(facts: &Facts) -> Result<Admission, Refusal> {
     for (holds, refusal) in facts.against {
         if holds {
             return Err(refusal);

@@ -14,7 +14,6 @@
 use super::mapping::Mapping;
 use crate::{
     bindings,
-    prelude::*,
     sync::aref::{
         ARef,
         AlwaysRefCounted, //

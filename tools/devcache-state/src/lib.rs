@@ -5,8 +5,9 @@
 //! The source is the one that the kernel compiles; this crate adds only tests, which look at every
 //! state that can be reached.
 
+#[cfg(test)]
 #[path = "../../../mm/devcache/state.rs"]
-pub mod state;
+mod state;
 
 #[cfg(test)]
 mod tests {

@@ -74,6 +74,8 @@ use core::{
 
 mod callbacks;
 mod ops;
+#[cfg(CONFIG_RUST_DEVICE_MEMORY_KUNIT_TEST)]
+mod tests;
 
 pub use ops::{
     DeviceCopy,

@@ -398,6 +398,6 @@ mod tests {
             Access::Write.as_raw() & Access::Read.as_raw(),
             Access::Read.as_raw()
         );
-        assert_ne!(Access::Write.as_raw(), Access::Read.as_raw());
+        assert!(Access::Write.as_raw() != Access::Read.as_raw());
     }
 }

@@ -4,6 +4,7 @@
 use anyhow::Context;
 use anyhow::Result;
 use devcache_selftests::gpu::Gpu;
+use devcache_selftests::mount::FileSystem;
 use devcache_selftests::mount::Mount;
 use std::cell::OnceCell;
 use std::fmt;
@@ -11,7 +12,6 @@ use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// A test.
 #[derive(Clone, Copy, Debug)]
@@ -74,40 +74,6 @@ impl Case {
     }
 }
 
-/// A file system named on the command line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FileSystem {
-    /// Its type.
-    pub(crate) kind: String,
-    /// Where it is mounted.
-    pub(crate) dir: PathBuf,
-}
-
-impl FromStr for FileSystem {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, dir) = match text.split_once('=') {
-            Some((kind, dir)) => (kind, PathBuf::from(dir)),
-            None => (text, PathBuf::from("/mnt").join(text)),
-        };
-
-        if kind.is_empty() || dir.as_os_str().is_empty() {
-            return Err("expected TYPE or TYPE=FOLDER".to_owned());
-        }
-        Ok(FileSystem {
-            kind: kind.to_owned(),
-            dir,
-        })
-    }
-}
-
-impl fmt::Display for FileSystem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.kind, self.dir.display())
-    }
-}
-
 /// The reason why a test says nothing here; the error that makes it a skip instead of a failure.
 #[derive(Debug)]
 pub(crate) struct Skip(pub(crate) String);
@@ -139,14 +105,7 @@ pub(crate) struct Ctx {
 impl Ctx {
     /// Makes everything ready.
     pub(crate) fn new(fs: &FileSystem) -> Result<Self> {
-        let mount = Mount::at(&fs.dir)?;
-        anyhow::ensure!(
-            mount.kind == fs.kind,
-            "{} is mounted at {}, not {}",
-            mount.kind,
-            fs.dir.display(),
-            fs.kind
-        );
+        let mount = fs.mount()?;
         let dir = fs.dir.join(format!("devcache-{}", std::process::id()));
         fs::create_dir(&dir)?;
 
@@ -186,21 +145,5 @@ impl Drop for Ctx {
     fn drop(&mut self) {
         // The test may have left the file system unmounted; then there is nothing to remove.
         let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn file_system_from_text() {
-        let fs: FileSystem = "ext4".parse().unwrap();
-        assert_eq!(fs.to_string(), "ext4=/mnt/ext4");
-        let fs: FileSystem = "xfs=/a/b".parse().unwrap();
-        assert_eq!(fs.to_string(), "xfs=/a/b");
-        assert!("".parse::<FileSystem>().is_err());
-        assert!("=x".parse::<FileSystem>().is_err());
-        assert!("x=".parse::<FileSystem>().is_err());
     }
 }

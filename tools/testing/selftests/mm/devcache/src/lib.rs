@@ -7,11 +7,11 @@
 //!
 //! The layer is thin on purpose: one method per system call, errors as the kernel gave them.
 
-pub mod checksum;
 pub mod gpu;
 pub mod kmsg;
 pub mod ktap;
 pub mod map;
+pub mod model;
 pub mod mount;
 pub mod pagemap;
 pub mod random;

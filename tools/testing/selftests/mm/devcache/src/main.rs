@@ -11,8 +11,8 @@ mod check;
 mod resident;
 mod runner;
 
-use case::FileSystem;
 use clap::Parser;
+use devcache_selftests::mount::FileSystem;
 use std::process::ExitCode;
 
 /// Selftests of devcache. Needs root, the vsvm driver, and mounted file systems to work on.

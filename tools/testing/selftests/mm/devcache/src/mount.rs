@@ -1,19 +1,71 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The file systems files are tested on, and what can be done to a whole one.
 
+use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::mount::MntFlags;
 use nix::mount::MsFlags;
+use std::fmt;
 use std::fs;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
+
+/// A file system named on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Its type.
+    pub kind: String,
+    /// Where it is mounted.
+    pub dir: PathBuf,
+}
+
+impl FromStr for FileSystem {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let (kind, dir) = match text.split_once('=') {
+            Some((kind, dir)) => (kind, PathBuf::from(dir)),
+            None => (text, PathBuf::from("/mnt").join(text)),
+        };
+
+        if kind.is_empty() || dir.as_os_str().is_empty() {
+            return Err("expected TYPE or TYPE=FOLDER".to_owned());
+        }
+        Ok(FileSystem {
+            kind: kind.to_owned(),
+            dir,
+        })
+    }
+}
+
+impl fmt::Display for FileSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.kind, self.dir.display())
+    }
+}
+
+impl FileSystem {
+    /// What is mounted there, which must be of the named type.
+    pub fn mount(&self) -> Result<Mount> {
+        let mount = Mount::at(&self.dir)?;
+        ensure!(
+            mount.kind == self.kind,
+            "{} is mounted at {}, not {}",
+            mount.kind,
+            self.dir.display(),
+            self.kind
+        );
+        Ok(mount)
+    }
+}
 
 /// A mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,5 +208,16 @@ mod tests {
     fn proc_is_mounted() {
         assert!(Mount::at(Path::new("/proc")).is_ok());
         assert!(Mount::at(Path::new("/no/such/folder")).is_err());
+    }
+
+    #[test]
+    fn file_system_from_text() {
+        let fs: FileSystem = "ext4".parse().unwrap();
+        assert_eq!(fs.to_string(), "ext4=/mnt/ext4");
+        let fs: FileSystem = "xfs=/a/b".parse().unwrap();
+        assert_eq!(fs.to_string(), "xfs=/a/b");
+        assert!("".parse::<FileSystem>().is_err());
+        assert!("=x".parse::<FileSystem>().is_err());
+        assert!("x=".parse::<FileSystem>().is_err());
     }
 }

@@ -12,11 +12,12 @@ use anyhow::bail;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
-use devcache_selftests::checksum::Checksum;
 use devcache_selftests::gpu::Direction;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
+use devcache_selftests::model::add_u32;
+use devcache_selftests::model::Checksum;
 use devcache_selftests::pagemap;
 use devcache_selftests::pagemap::Place;
 use devcache_selftests::random::Random;
@@ -76,14 +77,6 @@ pub(crate) fn send(gpu: &Gpu, map: &Map, pages: Range<usize>, touch: Touch) -> R
     }
     let left = pagemap::elsewhere(map, pages.clone(), Place::Device)?;
     bail!("pages {left:?} of {pages:?} did not move to the device, the last try: {counts:?}")
-}
-
-/// Adds to every element of `bytes` what the GPU adds.
-pub(crate) fn add_u32(bytes: &mut [u8], value: u32) {
-    for element in bytes.chunks_exact_mut(4) {
-        let sum = u32::from_le_bytes(element.try_into().expect("4 bytes")).wrapping_add(value);
-        element.copy_from_slice(&sum.to_le_bytes());
-    }
 }
 
 impl<'a> Resident<'a> {
@@ -205,17 +198,5 @@ impl<'a> Resident<'a> {
     /// Closes everything and returns where the file was and what it must contain.
     pub(crate) fn close(self) -> (PathBuf, Vec<u8>) {
         (self.path, self.want)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn model_of_the_gpu() {
-        let mut bytes = [0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0];
-        add_u32(&mut bytes, 2);
-        assert_eq!(bytes, [1, 0, 0, 0, 3, 0, 0, 0]);
     }
 }

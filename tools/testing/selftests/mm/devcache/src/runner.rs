@@ -8,7 +8,6 @@
 
 use crate::case::Case;
 use crate::case::Ctx;
-use crate::case::FileSystem;
 use crate::case::Scope;
 use crate::case::Skip;
 use crate::cases;
@@ -19,7 +18,7 @@ use devcache_selftests::kmsg;
 use devcache_selftests::kmsg::Kmsg;
 use devcache_selftests::ktap::Ktap;
 use devcache_selftests::ktap::Verdict;
-use devcache_selftests::mount::Mount;
+use devcache_selftests::mount::FileSystem;
 use std::env;
 use std::fs;
 use std::io;
@@ -87,7 +86,7 @@ pub(crate) fn run_all(
 
     // A file system without a disk has no rows for what happens to disks.
     jobs.retain(|job| {
-        job.case.scope != Scope::Disk || Mount::at(&job.fs.dir).is_ok_and(|mount| mount.on_disk())
+        job.case.scope != Scope::Disk || job.fs.mount().is_ok_and(|mount| mount.on_disk())
     });
 
     let mut log = Kmsg::open().context("open /dev/kmsg")?;

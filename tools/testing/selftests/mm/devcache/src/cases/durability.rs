@@ -11,7 +11,9 @@ use crate::resident::send;
 use crate::resident::Resident;
 use crate::resident::Touch;
 use anyhow::Result;
+use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
+use devcache_selftests::model::add_u32;
 use devcache_selftests::sys;
 use nix::sys::mman::MsFlags;
 use std::fs;
@@ -187,12 +189,12 @@ fn gpu_reads_from_disk(ctx: &Ctx) -> Result<()> {
     let file = File::options().read(true).write(true).open(&path)?;
     let map = Map::shared(&file, want.len())?;
     send(ctx.gpu()?, &map, 0..PAGES, Touch::Read)?;
-    ctx.gpu()?.compute(devcache_selftests::gpu::Work::Add {
+    ctx.gpu()?.compute(Work::Add {
         dst: map.addr(),
         count: want.len() / 4,
         value: 9,
     })?;
-    crate::resident::add_u32(&mut want, 9);
+    add_u32(&mut want, 9);
     same_bytes("mapping", &map.read_all(), &want)?;
     drop(map);
     drop(file);

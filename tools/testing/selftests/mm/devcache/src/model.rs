@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The checksum the GPU computes (`DRM_VSVM_OP_CHECKSUM`), on the CPU.
+//! What the GPU computes, on the CPU: to know what has to come out.
 
-/// Running FNV-1a, 64 bit.
+/// The checksum of `DRM_VSVM_OP_CHECKSUM`, running: FNV-1a, 64 bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checksum(u64);
 
@@ -35,9 +35,24 @@ impl Checksum {
     }
 }
 
+/// Adds `value` to every element of `bytes`, as `DRM_VSVM_OP_ADD` does with u32.
+pub fn add_u32(bytes: &mut [u8], value: u32) {
+    for element in bytes.chunks_exact_mut(4) {
+        let sum = u32::from_le_bytes(element.try_into().expect("4 bytes")).wrapping_add(value);
+        element.copy_from_slice(&sum.to_le_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn add() {
+        let mut bytes = [0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0];
+        add_u32(&mut bytes, 2);
+        assert_eq!(bytes, [1, 0, 0, 0, 3, 0, 0, 0]);
+    }
 
     #[test]
     fn known_values() {

@@ -118,7 +118,8 @@ enum drm_vsvm_direction {
  * memory. EACCES: part of the range is mapped without any access right
  * (PROT_NONE). EOPNOTSUPP: part of the range is of a kind that never moves:
  * hugetlbfs, DAX, device memory. EPERM: the caller is not the process that
- * attached. EINTR: a fatal signal arrived. EIO: the copy engine failed.
+ * attached. EINTR: a fatal signal arrived. EBUSY: the address space changed all
+ * the time. EIO: the copy engine failed.
  *
  * The output members tell what had been done, also when an error is returned
  * after pages were moved.

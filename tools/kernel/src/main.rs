@@ -1,2 +1,83 @@
 // SPDX-License-Identifier: GPL-2.0
-fn main() {}
+
+//! Builds the kernel with this project in it.
+//!
+//! Source -> tree -> build, each in the cache folder and each reused when its inputs are unchanged:
+//!
+//! - `src/`: the pristine source, Debian's package or what `KSRC` names ([`source`]);
+//! - `tree/`: the source with `patches/` and the checkout's files in it; a file is written only when
+//!   its content changes, so that its time stamp tells `make` the truth ([`tree`]);
+//! - `build-CONFIG/`: objects and the result ([`build`], [`config`]).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use devcache_stage::Cache;
+
+mod build;
+mod config;
+mod source;
+mod tree;
+
+/// Build the kernel with the devcache core and the vsvm driver in it.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// Which kernel: as users run it, with every cheap check, or with KASAN too.
+    #[arg(long, env = "CONFIG", value_enum, default_value_t)]
+    config: config::Flavour,
+
+    /// Kernel source to use instead of Debian's package: a git tree, a folder or a tarball.
+    #[arg(long, env = "KSRC")]
+    ksrc: Option<PathBuf>,
+
+    /// What the user calls the kernel source, for messages.
+    #[arg(long, env = "KSRC_SHOWN", hide = true)]
+    ksrc_shown: Option<PathBuf>,
+
+    /// Debian mirror to fetch the package from instead of the sysroot's.
+    #[arg(long, env = "MIRROR")]
+    mirror: Option<String>,
+
+    /// The checkout of this project.
+    #[arg(long, default_value = ".")]
+    checkout: PathBuf,
+
+    /// Copy bzImage and the modules to this folder.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+fn run(args: &Args) -> Result<()> {
+    let cache = Cache::from_env()?;
+    // An empty variable is an unset one: make passes all of them.
+    let source = match args
+        .ksrc
+        .as_deref()
+        .filter(|path| !path.as_os_str().is_empty())
+    {
+        Some(path) => source::given(&cache, path, args.ksrc_shown.as_deref().unwrap_or(path))?,
+        None => source::debian(
+            &cache,
+            args.mirror.as_deref().filter(|mirror| !mirror.is_empty()),
+        )?,
+    };
+    let tree = tree::assemble(&cache, &source, &args.checkout)?;
+    let built = build::build(&cache, &tree, &args.checkout, args.config)?;
+    match &args.out {
+        Some(out) => built.copy_to(out),
+        None => Ok(()),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("devcache: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Configures and compiles a tree.
+//!
+//! The build folder's file `devcache.stamp` names the inputs that it was completed from: with equal
+//! inputs there is nothing to do, not even to ask `make`.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context, Result};
+use devcache_stage::{Cache, Log, Stage};
+use sha2::{Digest, Sha256};
+use walkdir::WalkDir;
+
+use crate::config::{self, Flavour};
+use crate::tree::Tree;
+
+/// A build folder with a finished kernel.
+pub struct Built {
+    dir: PathBuf,
+}
+
+impl Built {
+    /// Copies the kernel to `out/bzImage` and the modules to `out/lib/modules`.
+    pub fn copy_to(&self, out: &Path) -> Result<()> {
+        copy(
+            &self.dir.join("arch/x86/boot/bzImage"),
+            &out.join("bzImage"),
+        )?;
+        let modules = self.dir.join("install");
+        for entry in WalkDir::new(&modules) {
+            let entry = entry?;
+            if entry.file_type().is_file() {
+                copy(
+                    entry.path(),
+                    &out.join(entry.path().strip_prefix(&modules)?),
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::copy(from, to)
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}
+
+/// One kernel being built.
+struct Build<'a> {
+    tree: &'a Tree,
+    dir: PathBuf,
+    flavour: Flavour,
+    log: Log,
+}
+
+/// Builds the kernel unless it is built already.
+pub fn build(cache: &Cache, tree: &Tree, checkout: &Path, flavour: Flavour) -> Result<Built> {
+    let name = flavour.name();
+    let dir = cache.path(format!("build-{name}"));
+    let fragments = flavour.fragments(checkout);
+    let inputs = inputs(tree, &fragments)?;
+    let stamp = dir.join("devcache.stamp");
+    if read_if_there(&stamp)?.as_ref() == Some(&inputs) {
+        println!("kernel: up to date (CONFIG={name})");
+        return Ok(Built { dir });
+    }
+
+    fs::create_dir_all(&dir)?;
+    let log = cache.log(&format!("kernel-{name}"))?;
+    let build = Build {
+        tree,
+        dir,
+        flavour,
+        log,
+    };
+    match fs::remove_file(&stamp) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let stage = Stage::begin(format!("kernel: configure (CONFIG={name})"));
+    build.configure(&fragments)?;
+    stage.done();
+    let stage = Stage::begin(format!("kernel: build (CONFIG={name})"));
+    build.compile()?;
+    stage.done();
+    fs::write(&stamp, inputs)?;
+    Ok(Built { dir: build.dir })
+}
+
+/// A hash of all that decides what is built: the tree, the configuration and the compilers.
+fn inputs(tree: &Tree, fragments: &[PathBuf]) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(&tree.id);
+    for fragment in fragments {
+        hash.update(fs::read(fragment).with_context(|| fragment.display().to_string())?);
+    }
+    for compiler in ["clang", "rustc"] {
+        hash.update(Command::new(compiler).arg("--version").output()?.stdout);
+    }
+    Ok(format!("{:x}\n", hash.finalize()))
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        other => Ok(Some(other?)),
+    }
+}
+
+impl Build<'_> {
+    fn make(&self) -> Command {
+        let mut make = Command::new("make");
+        make.current_dir(&self.tree.dir)
+            .args(["LLVM=1", "CC=ccache clang"])
+            .arg(format!("O={}", self.dir.display()))
+            .arg(format!(
+                "-j{}",
+                thread::available_parallelism().map_or(1, usize::from)
+            ))
+            // Nothing of this machine or moment goes into the kernel, so that ccache hits.
+            .args(["KBUILD_BUILD_USER=devcache", "KBUILD_BUILD_HOST=devcache"]);
+        if self.flavour.is_checked() {
+            make.arg("CLIPPY=1");
+        }
+        make
+    }
+
+    /// Writes `.config` when the result differs from what is there.
+    fn configure(&self, fragments: &[PathBuf]) -> Result<()> {
+        let new = self.dir.join("config.new");
+        let with_new = |target: &str| {
+            let mut make = self.make();
+            make.env("KCONFIG_CONFIG", &new).arg(target);
+            make
+        };
+        self.log.run(&mut with_new("tinyconfig"))?;
+        let mut merge = Command::new("scripts/kconfig/merge_config.sh");
+        merge
+            .current_dir(&self.tree.dir)
+            .env("KCONFIG_CONFIG", &new)
+            .arg("-m")
+            .arg(&new)
+            .args(fragments);
+        self.log.run(&mut merge)?;
+        self.log.run(&mut with_new("olddefconfig"))?;
+        config::verify(&new, fragments)?;
+
+        let current = self.dir.join(".config");
+        if read_if_there(&current)? != read_if_there(&new)? {
+            fs::rename(&new, &current)?;
+        }
+        // Says what is missing, which a kernel without Rust would not.
+        self.log.run(self.make().arg("rustavailable"))
+    }
+
+    fn compile(&self) -> Result<()> {
+        self.log.run(self.make().args(["bzImage", "modules"]))?;
+        let install = self.dir.join("install");
+        match fs::remove_dir_all(&install) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let path = format!("INSTALL_MOD_PATH={}", install.display());
+        self.log.run(
+            self.make()
+                .args([&path, "INSTALL_MOD_STRIP=1", "modules_install"]),
+        )
+    }
+}

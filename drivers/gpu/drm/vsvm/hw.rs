@@ -333,7 +333,7 @@ codes! {
         /// The descriptor makes no sense: unknown code, reserved bits, misaligned or overflowing
         /// addresses. The channel is in the error state [`ChannelError::BadCommand`].
         BadCommand = 1,
-        /// A VRAM range is not inside VRAM, or misaligned.
+        /// A VRAM range is not inside VRAM, is misaligned, or overlaps another.
         BadVram = 2,
         /// System memory could not be reached: not mapped for DMA, or bus mastering is off.
         BusError = 3,

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of the whole device, driven through its registers as by a driver, without QEMU.
+
+mod compute;
+mod copy;
+mod faults;
+mod layout;
+mod registers;
+mod rings;

@@ -35,10 +35,10 @@ mod words;
 
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, Context};
+use anyhow::{anyhow, bail, Context};
 use clap::Parser;
 use vfio_user::Server;
 
@@ -80,17 +80,15 @@ fn free_path(path: &Path) -> anyhow::Result<()> {
     std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
 }
 
-fn run(options: &Options) -> anyhow::Result<()> {
-    let path = &options.socket;
-    free_path(path)?;
-    let server = Server::new(path, true, vfio::irqs(), vfio::regions())
-        .with_context(|| format!("cannot listen on {}", path.display()))?;
+/// Serves one client after the other on `listener`, or only one.
+fn serve(listener: UnixListener, options: &Options) -> anyhow::Result<()> {
+    let server = Server::from_owned_fd(listener.into(), true, vfio::irqs(), vfio::regions());
     loop {
         let mut function = Function::new(options.vram_mib << 20)?;
         println!(
             "vsvm-gpu: {} MiB of VRAM, listening on {}",
             options.vram_mib,
-            path.display()
+            options.socket.display()
         );
         let ended = server.run(&mut function);
         let counts = function.counts();
@@ -98,7 +96,8 @@ fn run(options: &Options) -> anyhow::Result<()> {
             "vsvm-gpu: {} commands, {} faults, {} bytes read and {} bytes written by DMA",
             counts.commands, counts.faults, counts.read, counts.written
         );
-        let ended = ended.context("the connection broke");
+        // The error's text already contains its cause.
+        let ended = ended.map_err(|error| anyhow!("the connection broke: {error}"));
         if options.once {
             return ended;
         }
@@ -106,6 +105,17 @@ fn run(options: &Options) -> anyhow::Result<()> {
             eprintln!("vsvm-gpu: {error:#}");
         }
     }
+}
+
+fn run(options: &Options) -> anyhow::Result<()> {
+    let path = &options.socket;
+    free_path(path)?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let ended = serve(listener, options);
+    // Somebody else may have removed it, which is as good.
+    let _ = std::fs::remove_file(path);
+    ended
 }
 
 fn main() {

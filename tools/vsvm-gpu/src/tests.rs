@@ -2,6 +2,7 @@
 
 //! Tests of the whole device, driven through its registers as by a driver, without QEMU.
 
+mod client;
 mod compute;
 mod copy;
 mod faults;

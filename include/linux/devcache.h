@@ -122,6 +122,22 @@ bool devcache_may_admit(struct folio *folio);
 bool devcache_admit(struct folio *folio, bool write);
 
 /**
+ * devcache_prepare() - split the large folios of a range, so that it can move
+ * @mapping: the page cache of an open file
+ * @first: first page index
+ * @end: page index after the last
+ *
+ * A large folio that is dirty is written to disk first, since its private data
+ * cannot be divided. Page table entries of folios that are split are gone: fault
+ * the range in before it is migrated. A folio that is in use stays large.
+ *
+ * Context: may sleep and write to disk; no mmap_lock, no folio locks.
+ * Return: 0, -EOPNOTSUPP if the folios of this file never move, -EINTR on a
+ * fatal signal.
+ */
+int devcache_prepare(struct address_space *mapping, pgoff_t first, pgoff_t end);
+
+/**
  * devcache_move_out() - put a device folio in the page cache
  * @dst: locked folio of a registered device, not in use yet
  * @src: locked, unmapped and isolated folio that was admitted
@@ -192,6 +208,12 @@ static inline bool devcache_may_admit(struct folio *folio)
 static inline bool devcache_admit(struct folio *folio, bool write)
 {
 	return true;
+}
+
+static inline int devcache_prepare(struct address_space *mapping,
+				   pgoff_t first, pgoff_t end)
+{
+	return -EOPNOTSUPP;
 }
 
 static inline int devcache_move_out(struct folio *dst, struct folio *src)

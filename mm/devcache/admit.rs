@@ -12,10 +12,14 @@ use crate::{
     stats,
     sys, //
 };
+use core::ops::Range;
 use kernel::{
     mm::{
         folio::LockedFolio,
-        mapping::Mapping, //
+        mapping::{
+            Entry,
+            Mapping, //
+        }, //
     },
     prelude::*,
     sync::barrier::{
@@ -27,6 +31,33 @@ use kernel::{
 /// Could folios of this file be admitted? Asked before a large folio is split.
 pub(crate) fn may_admit(mapping: &Mapping) -> bool {
     mapping.accepts_device_folios() && !mapping.is_exiting()
+}
+
+/// Splits the large folios of a range of pages, as far as that is possible. May sleep.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` if the file's folios never move, `EINTR` if the task is being killed.
+pub(crate) fn prepare(mapping: &Mapping, indexes: Range<usize>) -> Result {
+    if !may_admit(mapping) {
+        return Err(EOPNOTSUPP);
+    }
+    let mut index = indexes.start;
+    while index < indexes.end {
+        if sys::killed() {
+            return Err(EINTR);
+        }
+        index = match mapping.entry(index) {
+            Entry::Folio(folio) if sys::is_large(&folio) => {
+                let end = sys::end_index(&folio);
+                // A folio that cannot be split now is one that is refused later, and counted.
+                let _ = sys::split(mapping, &folio);
+                end.max(index + 1)
+            }
+            _ => index + 1,
+        };
+    }
+    Ok(())
 }
 
 /// Decides whether a folio may leave system memory, found through a page table entry that lets the

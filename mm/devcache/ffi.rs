@@ -151,6 +151,22 @@ unsafe extern "C" fn devcache_move_out(
 
 /// # Safety
 ///
+/// `mapping` must be valid.
+#[export]
+unsafe extern "C" fn devcache_prepare(
+    mapping: *mut bindings::address_space,
+    first: usize,
+    end: usize,
+) -> c_int {
+    from_result(|| {
+        // SAFETY: The caller promises that it is valid.
+        admit::prepare(unsafe { Mapping::from_raw(mapping) }, first..end)?;
+        Ok(0)
+    })
+}
+
+/// # Safety
+///
 /// `pgmap` must be mapped by `memremap_pages()`.
 #[export]
 unsafe extern "C" fn devcache_register(pgmap: *mut bindings::dev_pagemap) -> c_int {

@@ -43,6 +43,10 @@ void devcache_pgmap_set_open(struct dev_pagemap *pgmap, bool open);
 bool devcache_pgmap_pfns(struct dev_pagemap *pgmap, int i,
 			 unsigned long *first, unsigned long *end);
 void devcache_copy_to_ram(struct devcache_copy *copy);
+pgoff_t devcache_folio_end(struct folio *folio);
+bool devcache_folio_large(struct folio *folio);
+int devcache_split(struct address_space *mapping, struct folio *folio);
+bool devcache_killed(void);
 struct folio *devcache_pfn_folio(unsigned long pfn);
 bool devcache_is_shmem(struct address_space *mapping);
 void devcache_poison(struct folio *folio);

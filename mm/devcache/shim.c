@@ -3,12 +3,13 @@
  * The C side of the Rust core: the static key, exports, and functions for what
  * C offers only as macro or inline.  No logic lives here.
  */
+#include <linux/backing-dev.h>
 #include <linux/export.h>
 #include <linux/gfp.h>
 #include <linux/init.h>
 #include <linux/kernel.h>
 #include <linux/migrate.h>
-#include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
 
 #include "internal.h"
@@ -17,6 +18,7 @@ DEFINE_STATIC_KEY_FALSE(devcache_key);
 EXPORT_SYMBOL_GPL(devcache_key);
 
 EXPORT_SYMBOL_GPL(devcache_back);
+EXPORT_SYMBOL_GPL(devcache_prepare);
 EXPORT_SYMBOL_GPL(devcache_register);
 EXPORT_SYMBOL_GPL(devcache_unregister);
 
@@ -117,6 +119,40 @@ void devcache_copy_to_ram(struct devcache_copy *copy)
 	struct dev_pagemap *pgmap = copy->src->pgmap;
 
 	pgmap->ops->copy_to_ram(pgmap, copy, 1);
+}
+
+pgoff_t devcache_folio_end(struct folio *folio)
+{
+	return folio_next_index(folio);
+}
+
+bool devcache_folio_large(struct folio *folio)
+{
+	return folio_test_large(folio);
+}
+
+int devcache_split(struct address_space *mapping, struct folio *folio)
+{
+	loff_t pos = folio_pos(folio);
+	int err = 0;
+
+	if (mapping_can_writeback(mapping))
+		err = filemap_write_and_wait_range(mapping, pos,
+						   pos + folio_size(folio) - 1);
+	if (err)
+		return err;
+
+	folio_lock(folio);
+	if (folio->mapping == mapping)
+		err = split_folio(folio);
+	folio_unlock(folio);
+	return err;
+}
+
+bool devcache_killed(void)
+{
+	cond_resched();
+	return fatal_signal_pending(current);
 }
 
 struct folio *devcache_pfn_folio(unsigned long pfn)

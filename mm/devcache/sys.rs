@@ -187,6 +187,31 @@ pub(crate) fn poison(folio: &LockedFolio) {
     unsafe { bindings::devcache_poison(folio.as_raw()) };
 }
 
+/// The page index after the last of a folio in a page cache.
+pub(crate) fn end_index(folio: &Folio) -> usize {
+    // SAFETY: The folio is valid.
+    unsafe { bindings::devcache_folio_end(folio.as_raw()) }
+}
+
+/// Does the folio have more than one page?
+pub(crate) fn is_large(folio: &Folio) -> bool {
+    // SAFETY: The folio is valid.
+    unsafe { bindings::devcache_folio_large(folio.as_raw()) }
+}
+
+/// Writes a folio to disk if it is dirty, and splits it into pages. May sleep.
+pub(crate) fn split(mapping: &Mapping, folio: &Folio) -> Result {
+    // SAFETY: The folio is valid, and was found in `mapping`; whether it still is gets tested
+    // under its lock.
+    to_result(unsafe { bindings::devcache_split(mapping.as_raw(), folio.as_raw()) })
+}
+
+/// Lets others run; is the task being killed?
+pub(crate) fn killed() -> bool {
+    // SAFETY: Called from process context.
+    unsafe { bindings::devcache_killed() }
+}
+
 /// Takes a reference on the folio at `pfn` unless it is free.
 pub(crate) fn folio_at(pfn: usize) -> Option<ARef<Folio>> {
     // SAFETY: `pfn` is in the range of a live pagemap, so it has a `struct page`.

@@ -7,11 +7,19 @@
 use super::folio::Folio;
 use crate::{
     bindings,
-    error::Error,
+    error::{
+        to_result,
+        Error, //
+    },
+    fs::File,
+    prelude::*,
     sync::aref::ARef,
     types::Opaque, //
 };
-use core::ptr::NonNull;
+use core::{
+    ops::Range,
+    ptr::NonNull, //
+};
 
 /// What the page cache holds at an index.
 pub enum Entry {
@@ -59,6 +67,15 @@ impl Mapping {
         unsafe { &*mapping.cast() }
     }
 
+    /// Returns the page cache of an open file (`file->f_mapping`).
+    #[inline]
+    pub fn of_file(file: &File) -> &Self {
+        // SAFETY: `file` is valid, and its `f_mapping` is set when it is opened and then constant.
+        let mapping = unsafe { (*file.as_ptr()).f_mapping };
+        // SAFETY: An open file keeps its mapping.
+        unsafe { Self::from_raw(mapping) }
+    }
+
     /// Returns the C mapping.
     #[inline]
     pub fn as_raw(&self) -> *mut bindings::address_space {
@@ -80,6 +97,25 @@ impl Mapping {
             // a reference for us.
             Some(folio) => Entry::Folio(unsafe { ARef::from_raw(folio.cast()) }),
         }
+    }
+
+    /// Splits the large folios among the pages `indexes`, so that they can move to device memory.
+    ///
+    /// Their page table entries are gone after that. A folio that is in use stays large.
+    ///
+    /// Wraps `devcache_prepare()`. Context: may sleep and write to disk; no mmap lock, no folio
+    /// locks.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` if the folios of this file never move, `EINTR` on a fatal signal.
+    #[cfg(CONFIG_DEVCACHE)]
+    #[inline]
+    pub fn prepare_for_device(&self, indexes: Range<usize>) -> Result {
+        // SAFETY: `self` is valid.
+        to_result(unsafe {
+            bindings::devcache_prepare(self.as_raw(), indexes.start, indexes.end)
+        })
     }
 
     /// Has the file system agreed that folios of this file move to device memory?

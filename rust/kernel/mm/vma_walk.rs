@@ -10,13 +10,16 @@
 
 use crate::{
     bindings,
+    fs::File,
     mm::{
         virt::{
             flags,
             VmaRef, //
         },
         MmapReadGuard, //
-    }, //
+    },
+    page::PAGE_SIZE,
+    sync::aref::ARef, //
 };
 use core::ops::Range;
 
@@ -143,6 +146,25 @@ impl VmaRef {
         let dax = unsafe { bindings::vma_is_dax(self.as_ptr()) };
 
         !dax && self.flags() & (SPECIAL | flags::HUGETLB) == 0
+    }
+
+    /// Returns the file that this area maps, and which of its pages `addresses` of the area are.
+    ///
+    /// Returns `None` for memory without a file, and for addresses outside of the area.
+    pub fn file_pages(&self, addresses: &Range<usize>) -> Option<(ARef<File>, Range<usize>)> {
+        if addresses.start < self.start() || addresses.end > self.end() {
+            return None;
+        }
+        // SAFETY: By the type invariants the area is valid and its lock is held for reading, so
+        // its file and offset cannot change.
+        let (file, offset) = unsafe { ((*self.as_ptr()).vm_file, (*self.as_ptr()).vm_pgoff) };
+        if file.is_null() {
+            return None;
+        }
+        // SAFETY: The area has a reference on its file while its lock is held.
+        let file: &File = unsafe { File::from_raw_file(file) };
+        let first = offset + (addresses.start - self.start()) / PAGE_SIZE;
+        Some((file.into(), first..first + addresses.len() / PAGE_SIZE))
     }
 
     /// Returns whether this area is anonymous memory: without a file behind it.

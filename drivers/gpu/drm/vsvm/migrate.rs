@@ -8,12 +8,14 @@
 
 use core::ops::Range;
 use kernel::{
+    fs::File,
     mm::{
         hmm::{
             self,
             Access,
             Location, //
         },
+        mapping::Mapping,
         pagemap_owner::PagemapOwner,
         virt::{
             flags,
@@ -25,6 +27,7 @@ use kernel::{
     num::casts,
     page::PAGE_SIZE,
     prelude::*,
+    sync::aref::ARef,
     time::msecs_to_jiffies, //
 };
 
@@ -40,8 +43,7 @@ use crate::{
 /// How often to look at a batch again because it changed in the meantime.
 const ROUNDS: usize = 100;
 
-/// How often to try to move a batch. Once may not be enough: large folios of files are split at the
-/// first attempt, and their pages can be moved after they have been touched again.
+/// How often to try to move a batch. A page that was just touched may be in use for a moment.
 const ATTEMPTS: usize = 2;
 
 /// Where pages are to go.
@@ -241,7 +243,7 @@ impl Batch<'_, '_> {
             if resident >= self.pages() || memory.available() == 0 {
                 break;
             }
-            self.touch_files(memory.pagemap().owner())?;
+            self.prepare_files(memory.pagemap().owner())?;
 
             let mmap = self.mm.mmap_read_lock();
             for span in mmap.spans(self.addresses.clone()) {
@@ -254,22 +256,31 @@ impl Batch<'_, '_> {
         Ok(())
     }
 
-    /// Makes the pages of files present, since only those move.
-    fn touch_files(&mut self, owner: PagemapOwner) -> Result {
+    /// Makes the pages of files small and present, since only those move.
+    fn prepare_files(&mut self, owner: PagemapOwner) -> Result {
         let mut start = self.addresses.start;
-        while let Some(addresses) = self.next_file(start) {
+        while let Some((addresses, file, pages)) = self.next_file(start) {
             start = addresses.end;
+            match Mapping::of_file(&file).prepare_for_device(pages) {
+                // Pages of this file never move, which the counts will say.
+                Err(EOPNOTSUPP) => continue,
+                result => result?,
+            }
             self.touch(addresses, Access::Read, Some(owner))?;
         }
         Ok(())
     }
 
-    /// Returns the next part of the batch, at or after `start`, that belongs to a file.
-    fn next_file(&self, start: usize) -> Option<Range<usize>> {
+    /// Returns the next part of the batch, at or after `start`, that belongs to a file, with the
+    /// file and its pages.
+    fn next_file(&self, start: usize) -> Option<(Range<usize>, ARef<File>, Range<usize>)> {
         let mmap = self.mm.mmap_read_lock();
         let mut spans = mmap.spans(start..self.addresses.end);
         spans.find_map(|span| match span {
-            Span::Mapped { vma, addresses } if !vma.is_anonymous() => Some(addresses),
+            Span::Mapped { vma, addresses } if !vma.is_anonymous() => {
+                let (file, pages) = vma.file_pages(&addresses)?;
+                Some((addresses, file, pages))
+            }
             _ => None,
         })
     }

@@ -14,6 +14,7 @@ use crate::cases;
 use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
+use devcache_selftests::gpu::Gpu;
 use devcache_selftests::kmsg;
 use devcache_selftests::kmsg::Kmsg;
 use devcache_selftests::ktap::Ktap;
@@ -37,6 +38,9 @@ const SKIPPED: u8 = 4;
 
 /// Time a killed process has to go away before it counts as stuck in the kernel.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Lines of the kernel log to show for a test that failed.
+const LOG_LINES: usize = 60;
 
 /// A test on a file system.
 struct Job {
@@ -89,6 +93,8 @@ pub(crate) fn run_all(
         job.case.scope != Scope::Disk || job.fs.mount().is_ok_and(|mount| mount.on_disk())
     });
 
+    // One line rather than as many as there are tests.
+    Gpu::sysfs()?;
     let mut log = Kmsg::open().context("open /dev/kmsg")?;
     let mut report = Ktap::new(io::stdout(), jobs.len())?;
 
@@ -101,7 +107,7 @@ pub(crate) fn run_all(
 
         if verdict == Verdict::Fail {
             report.diagnostic(&text)?;
-            report.diagnostic(&messages.join("\n"))?;
+            report.diagnostic(&messages[..messages.len().min(LOG_LINES)].join("\n"))?;
         }
         report.diagnostic(&format!(
             "{} took {} ms",
@@ -132,7 +138,7 @@ fn run(job: &Job, limit: u32) -> Result<(Verdict, String)> {
         .stderr(writer)
         .spawn()?;
     let listener = thread::spawn(move || io::read_to_string(fs::File::from(reader)));
-    let end = wait(&mut child, Duration::from_secs(u64::from(limit)))?;
+    let end = wait(&mut child, &job.fs, Duration::from_secs(u64::from(limit)))?;
 
     // A child that a test left behind holds the pipe open; do not wait for it.
     let deadline = Instant::now() + Duration::from_secs(1);
@@ -165,8 +171,10 @@ fn run(job: &Job, limit: u32) -> Result<(Verdict, String)> {
             Verdict::Fail
         }
     };
-    // A test that was killed could not clean up.
-    let _ = fs::remove_dir_all(job.fs.dir.join(format!("devcache-{}", child.id())));
+    if !matches!(verdict, Verdict::Pass) && !text.contains(STUCK) {
+        // A test that was killed could not clean up.
+        let _ = fs::remove_dir_all(job.fs.dir.join(format!("devcache-{}", child.id())));
+    }
     Ok((verdict, text))
 }
 
@@ -181,12 +189,16 @@ enum End {
 }
 
 /// Waits until `child` ends, or `limit` is over.
-fn wait(child: &mut Child, limit: Duration) -> io::Result<End> {
+fn wait(child: &mut Child, fs: &FileSystem, limit: Duration) -> io::Result<End> {
     if let Some(status) = wait_until(child, Instant::now() + limit)? {
         return Ok(End::Exited(status));
     }
     let stacks = kernel_stacks(child.id());
     child.kill()?;
+    // The test may hang because it could not end a freeze; then nothing else would go on either.
+    if let Ok(mount) = fs.mount() {
+        let _ = mount.thaw();
+    }
     match wait_until(child, Instant::now() + GRACE)? {
         Some(_) => Ok(End::TooLate(stacks)),
         None => Ok(End::Stuck),
@@ -269,7 +281,8 @@ mod tests {
     #[test]
     fn late_process_is_killed() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let end = wait(&mut child, Duration::from_millis(50)).unwrap();
+        let [fs, _] = file_systems();
+        let end = wait(&mut child, &fs, Duration::from_millis(50)).unwrap();
         assert!(matches!(end, End::TooLate(_)));
     }
 }

@@ -254,7 +254,7 @@ fn other_process(ctx: &Ctx) -> Result<()> {
     let gpu = ctx.gpu()?;
     in_child(|| {
         refused(
-            "in the child",
+            "migrate",
             gpu.migrate(&map, 0..1, Direction::ToVram),
             Errno::EPERM,
         )

@@ -47,16 +47,11 @@ struct Demo<'a> {
 pub(crate) fn on_file_system(gpu: &Gpu, fs: &FileSystem, len: usize) -> Result<()> {
     let mount = fs.mount()?;
     let path = fs.dir.join("devcache-demo");
-    let title = format!(
-        "{}: a file of {} MiB on {}",
-        fs.kind,
-        len >> 20,
-        if mount.on_disk() {
-            &mount.source
-        } else {
-            "no disk"
-        }
-    );
+    let place = match mount.on_disk() {
+        true => format!("on {}", mount.source),
+        false => "in memory only".to_owned(),
+    };
+    let title = format!("{}: a file of {} MiB {place}", fs.kind, len >> 20);
     show(Demo::new(gpu, &path, len, &title)?, &mount, &path).with_context(|| fs.kind.clone())?;
     fs::remove_file(&path)?;
     Ok(())

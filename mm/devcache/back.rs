@@ -135,8 +135,9 @@ impl DeviceFolio {
                     sys::remap(&src, &src);
                     return None;
                 }
-                sys::remap(&src, &dst);
+                // In this order, remapping builds up the mlock count of the new folio.
                 sys::add_to_lru(&dst);
+                sys::remap(&src, &dst);
                 stats::PAGES_BACK.inc();
                 Some(dst.unlock())
             }

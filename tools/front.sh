@@ -7,9 +7,9 @@
 # is never taken for another's. What runs afterwards is a private copy in /tmp, without the lock.
 set -eu
 target=$1
-here=$(dirname "$(readlink -f "$0")")
+here=$(dirname "$(readlink -f "$0")")/sysroot
 # shellcheck source=tools/sysroot/common.sh
-. "$here/sysroot/common.sh"
+. "$here/common.sh"
 
 work=$cache/work
 run=/tmp/run
@@ -25,7 +25,6 @@ test)
 	;;
 *) die "unknown target $target" ;;
 esac
-if [ -z "${CONFIG:-}" ]; then unset CONFIG; fi
 if [ "$target" = run ] && [ -z "${CMD:-}" ]; then die "nothing to run: make run CMD='<command>'"; fi
 
 build_tools() {
@@ -40,7 +39,7 @@ flock --nonblock 9 || {
 	echo "waiting for another build in $shown_cache"
 	flock 9
 }
-rsync -rlpc --delete --exclude=/.git --exclude=target "$(dirname "$here")/" "$work/"
+rsync -rlpc --delete --exclude=/.git --exclude=target /devcache/src/ "$work/"
 stage "tools: build" tools.log build_tools
 PATH=$cache/work-target/release:$PATH
 mkdir -p "$run/guest/bin"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=sh disable=SC2034 # used by those who source it
-# Sourced by the scripts of this folder: where things are, one line of progress per stage.
+# Sourced with $here as this folder: where things are, one line of progress per stage.
 
 cache=${DEVCACHE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/devcache}
 # What the user sees as the cache folder: inside the sysroot it is mounted elsewhere.
@@ -10,7 +10,7 @@ shown_cache=${DEVCACHE_CACHE_SHOWN:-$cache}
 # one is reused by other checkouts too.
 suite=trixie
 pin='Package: qemu-* seabios\nPin: release n=%s-backports\nPin-Priority: 900\n'
-here=$(dirname "$(readlink -f "$0")")
+# shellcheck disable=SC2154 # see above
 packages=$(sed 's/#.*//' "$here/packages" | xargs | tr ' ' ,)
 sysroot=$cache/sysroot-$(printf '%s' "$suite $pin $packages" | sha256sum | cut -c1-12)
 

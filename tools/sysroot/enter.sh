@@ -5,8 +5,9 @@
 # /devcache/share, and the sysroot itself, without these mounts, /devcache/root. Mounts and
 # processes are in namespaces of their own: they are gone when the command ends, however it ends.
 set -eu
+here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=tools/sysroot/common.sh
-. "$(dirname "$(readlink -f "$0")")/common.sh"
+. "$here/common.sh"
 
 [ "$(id -u)" = 0 ] || die "must be run as root: the sysroot is entered with chroot"
 [ -d "$sysroot" ] || die "no sysroot yet: run tools/sysroot/make-sysroot.sh"
@@ -43,15 +44,14 @@ for file in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt; do
 	if [ -e "$file" ] && [ -e "$sysroot$file" ]; then mount --bind "$file" "$sysroot$file"; fi
 done
 
-# A clean environment, except for what the user tells this project and how to reach the network.
-unset DEVCACHE_NAMESPACE
-passed=$(env | sed -nE 's/^((DEVCACHE_|CARGO_(HTTP|NET|REGISTR|SOURCE))[A-Z0-9_]*|(https?|no|all|HTTPS?|NO|ALL)_(proxy|PROXY)|CONFIG|CMD|TIMEOUT|MEM|ACCEL|GPU|GPU_ARGS|MIRROR|TERM)=.*/\1/p')
+# A clean environment, except for what the user tells this project and how to reach the network. An
+# empty variable is an unset one.
+passed=$(env | sed -nE 's/^(CARGO_(HTTP|NET|REGISTR|SOURCE)[A-Z0-9_]*|(https?|no|all|HTTPS?|NO|ALL)_(proxy|PROXY)|CONFIG|CMD|TIMEOUT|MEM|ACCEL|GPU|GPU_ARGS|MIRROR|TERM)=.+/\1/p')
 set -- HOME=/root LANG=C.UTF-8 PATH=/usr/bin:/usr/sbin DEVCACHE_CACHE=/devcache/cache \
 	DEVCACHE_CACHE_SHOWN="$shown_cache" CCACHE_DIR=/devcache/cache/ccache \
 	CARGO_HOME=/devcache/cache/cargo CARGO_TARGET_DIR=/devcache/cache/target \
-	KSRC="${KSRC:+/devcache/ksrc}" KSRC_SHOWN="$KSRC" SHARE="${SHARE:+/devcache/share}" "$@"
-for name in $passed; do
-	case $name in DEVCACHE_CACHE*) continue ;; esac
-	eval "set -- \"$name=\$$name\" \"\$@\""
-done
+	"$@"
+[ -z "$KSRC" ] || set -- KSRC=/devcache/ksrc KSRC_SHOWN="$KSRC" "$@"
+[ -z "$SHARE" ] || set -- SHARE=/devcache/share "$@"
+for name in $passed; do eval "set -- \"$name=\$$name\" \"\$@\""; done
 exec chroot "$sysroot" env -i "$@"

@@ -3,8 +3,9 @@
 # Make the sysroot: a Debian with the compilers, QEMU and the guest's userland, so that nothing
 # depends on what is installed on this machine. Does nothing when it is there already.
 set -eu
+here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=tools/sysroot/common.sh
-. "$(dirname "$(readlink -f "$0")")/common.sh"
+. "$here/common.sh"
 
 # The host's own Debian archive as apt knows it: serves "main" and is not the security archive.
 host_mirror() {

@@ -52,17 +52,9 @@ struct Args {
 
 fn run(args: &Args) -> Result<()> {
     let cache = Cache::from_env()?;
-    // An empty variable is an unset one: make passes all of them.
-    let source = match args
-        .ksrc
-        .as_deref()
-        .filter(|path| !path.as_os_str().is_empty())
-    {
+    let source = match &args.ksrc {
         Some(path) => source::given(&cache, path, args.ksrc_shown.as_deref().unwrap_or(path))?,
-        None => source::debian(
-            &cache,
-            args.mirror.as_deref().filter(|mirror| !mirror.is_empty()),
-        )?,
+        None => source::debian(&cache, args.mirror.as_deref())?,
     };
     let tree = tree::assemble(&cache, &source, &args.checkout)?;
     let built = build::build(&cache, &tree, &args.checkout, args.config)?;

@@ -81,12 +81,6 @@ enum Accel {
 }
 
 fn main() -> ExitCode {
-    // An empty variable is an unset one: make passes all of them.
-    for name in ["SHARE", "TIMEOUT", "MEM", "ACCEL", "GPU"] {
-        if std::env::var_os(name).is_some_and(|value| value.is_empty()) {
-            std::env::remove_var(name);
-        }
-    }
     match run::run(&Args::parse()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {

@@ -112,8 +112,8 @@ impl Pfn {
 /// # Errors
 ///
 /// - `EINVAL`: the addresses are not as required above, or `mm` is not that of `notifier`.
-/// - `EFAULT`: nothing is mapped at some address, or the process may not access it in any way, or
-///   the page cannot be had (for example because of an I/O error).
+/// - `EFAULT`, except with [`Access::None`]: nothing is mapped at some address, or the process may
+///   not access it in any way, or the page cannot be had (for example because of an I/O error).
 /// - `EPERM`: [`Access::Write`] to what the process may only read.
 /// - `EBUSY`: the timeout.
 /// - `EINTR`: a fatal signal.
@@ -236,14 +236,14 @@ impl<'a, T: Invalidate> Snapshot<'a, T> {
 /// The elements of `pfns` describe the pages from the address `first` on while `guard` is held. So
 /// the pages are not freed, since that needs an invalidation first.
 pub struct Stable<'a, T: Invalidate> {
-    guard: MutexGuard<'a, T::Protected>,
+    guard: MutexGuard<'a, T>,
     first: usize,
     pfns: &'a [Pfn],
 }
 
 impl<T: Invalidate> Stable<'_, T> {
     /// Returns what the update lock protects, and the pages that are present.
-    pub fn split(&mut self) -> (&mut T::Protected, impl Iterator<Item = Page<'_>> + '_) {
+    pub fn split(&mut self) -> (&mut T, impl Iterator<Item = Page<'_>> + '_) {
         let first = self.first;
         let pages = self
             .pfns

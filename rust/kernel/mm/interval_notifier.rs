@@ -22,9 +22,9 @@
 //!     lock(seq)  ->  fails: look again
 //! ```
 //!
-//! [`Invalidate::update_lock`] names the lock. [`IntervalNotifier::lock`] takes it and compares the
-//! numbers, so that the data it protects can only be had together with the proof that what was seen
-//! is still true.
+//! [`IntervalNotifier`] owns the update lock and what it protects. [`IntervalNotifier::lock`] takes
+//! it and compares the numbers, so that a driver gets there with the proof that what it saw is still
+//! true.
 //!
 //! C header: [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h)
 
@@ -49,27 +49,20 @@ use core::{
     ops::Range, //
 };
 
-/// What a driver does when a part of an address space changes.
-pub trait Invalidate: Send + Sync {
-    /// What the update lock protects: the page table of the device, or what stands for it.
-    type Protected: Send + Unpin;
-
-    /// Returns the update lock.
-    ///
-    /// It must always be the same lock. Several notifiers may share one.
-    ///
-    /// The lock is taken in the middle of memory management: under locks of file mappings and
-    /// folios, and from reclaim. So nobody may, while holding it, allocate in a way that reclaims
-    /// memory, take the mmap lock or a folio lock, or wait for somebody who does.
-    fn update_lock(&self) -> &Mutex<Self::Protected>;
-
+/// The page table of a device, or what stands for it.
+///
+/// It is accessed with the update lock of an [`IntervalNotifier`] held. That lock is taken in the
+/// middle of memory management: under locks of file mappings and folios, and from reclaim. So nobody
+/// may, while holding it, allocate in a way that reclaims memory, take the mmap lock or a folio lock,
+/// or wait for somebody who does.
+pub trait Invalidate: Send + Unpin {
     /// Makes the device stop using the pages in a range of addresses.
     ///
     /// When this returns, the device must neither read nor write them by an earlier translation,
     /// including one in a TLB.
     ///
-    /// Context: process context, may sleep, but see [`Invalidate::update_lock`], which is held.
-    fn invalidate(&self, protected: &mut Self::Protected, invalidation: &Invalidation<'_>);
+    /// Context: process context, may sleep; the update lock is held.
+    fn invalidate(&mut self, invalidation: &Invalidation<'_>);
 }
 
 /// Why an address range is invalidated.
@@ -154,7 +147,7 @@ impl Sequence {
 /// # Dropping
 ///
 /// The destructor may sleep: it waits for running calls of [`Invalidate::invalidate`], so it must
-/// not be run while the update lock is held, or by that function.
+/// not be run by that function, or while a lock is held that that function takes.
 ///
 /// # Examples
 ///
@@ -164,40 +157,26 @@ impl Sequence {
 ///         interval_notifier::{IntervalNotifier, Invalidate, Invalidation},
 ///         MmWithUser, //
 ///     },
-///     new_mutex,
-///     sync::Mutex, //
+///     new_mutex, //
 /// };
 ///
 /// /// The page table of a device.
 /// struct PageTable {/* ... */}
 ///
-/// #[pin_data]
-/// struct AddressSpace {
-///     #[pin]
-///     table: Mutex<PageTable>,
-/// }
-///
-/// impl Invalidate for AddressSpace {
-///     type Protected = PageTable;
-///
-///     fn update_lock(&self) -> &Mutex<PageTable> {
-///         &self.table
-///     }
-///
-///     fn invalidate(&self, table: &mut PageTable, invalidation: &Invalidation<'_>) {
-///         // Clear the entries of `invalidation.addresses()` in `table`, then flush the TLB.
+/// impl Invalidate for PageTable {
+///     fn invalidate(&mut self, invalidation: &Invalidation<'_>) {
+///         // Clear the entries of `invalidation.addresses()`, then flush the TLB.
 ///     }
 /// }
 ///
-/// fn watch(mm: &MmWithUser) -> Result<Pin<KBox<IntervalNotifier<AddressSpace>>>> {
-///     let space = pin_init!(AddressSpace {
-///         table <- new_mutex!(PageTable {}),
-///     });
-///     KBox::pin_init(IntervalNotifier::new(mm, 0..1 << 47, space), GFP_KERNEL)
+/// fn watch(mm: &MmWithUser) -> Result<Pin<KBox<IntervalNotifier<PageTable>>>> {
+///     // SAFETY: The box is dropped, never forgotten.
+///     let init = unsafe { IntervalNotifier::new(mm, 0..1 << 47, new_mutex!(PageTable {})) };
+///     KBox::pin_init(init, GFP_KERNEL)
 /// }
 ///
 /// /// Maps what is at `address` on the device.
-/// fn map(notifier: &IntervalNotifier<AddressSpace>, address: usize) {
+/// fn map(notifier: &IntervalNotifier<PageTable>, address: usize) {
 ///     loop {
 ///         let seq = notifier.read_begin();
 ///         // Look at the CPU page tables ...
@@ -212,11 +191,11 @@ impl Sequence {
 /// # Invariants
 ///
 /// - `notifier` is inserted into the address space it points to.
-/// - Its sequence number is written with the update lock of `ops` held only.
+/// - Its sequence number is written with the lock of `protected` held only.
 #[pin_data(PinnedDrop)]
 pub struct IntervalNotifier<T: Invalidate> {
     #[pin]
-    ops: T,
+    protected: Mutex<T>,
     #[pin]
     notifier: Opaque<bindings::mmu_interval_notifier>,
     #[pin]
@@ -225,7 +204,7 @@ pub struct IntervalNotifier<T: Invalidate> {
 
 // SAFETY: A notifier may be used and removed by any thread, and `T` is `Send`.
 unsafe impl<T: Invalidate> Send for IntervalNotifier<T> {}
-// SAFETY: All methods can be called in parallel, and `T` is `Sync`.
+// SAFETY: All methods can be called in parallel, and a `Mutex<T>` is `Sync` if `T` is `Send`.
 unsafe impl<T: Invalidate> Sync for IntervalNotifier<T> {}
 
 impl<T: Invalidate> IntervalNotifier<T> {
@@ -247,10 +226,15 @@ impl<T: Invalidate> IntervalNotifier<T> {
     ///
     /// - `EOVERFLOW`: the range is empty.
     /// - `ENOMEM`, `EINTR`: as said.
-    pub fn new<'a, E>(
+    ///
+    /// # Safety
+    ///
+    /// Callers must not `mem::forget()` the returned [`IntervalNotifier`] or otherwise prevent its
+    /// [`Drop`] implementation from running, since `T` may contain borrowed references.
+    pub unsafe fn new<'a, E>(
         mm: &'a MmWithUser,
         addresses: Range<usize>,
-        ops: impl PinInit<T, E> + 'a,
+        protected: impl PinInit<Mutex<T>, E> + 'a,
     ) -> impl PinInit<Self, Error> + 'a
     where
         T: 'a,
@@ -260,10 +244,10 @@ impl<T: Invalidate> IntervalNotifier<T> {
         // INVARIANT: On success, the notifier is inserted. Its sequence number is written by
         // `invalidate_callback` only.
         try_pin_init!(Self {
-            ops <- ops,
+            protected <- protected,
             notifier <- Opaque::try_ffi_init(move |slot| {
                 // SAFETY: `mm` has users, `slot` is pinned, and is removed before its memory is used
-                // otherwise. The callback can be called already, since `ops` is initialised.
+                // otherwise. The callback can be called already, since `protected` is initialised.
                 to_result(unsafe {
                     bindings::mmu_interval_notifier_insert(
                         slot,
@@ -278,10 +262,10 @@ impl<T: Invalidate> IntervalNotifier<T> {
         }? Error)
     }
 
-    /// Returns the object that implements the operations.
+    /// Returns the update lock, for changes that do not depend on what was seen elsewhere.
     #[inline]
-    pub fn ops(&self) -> &T {
-        &self.ops
+    pub fn update_lock(&self) -> &Mutex<T> {
+        &self.protected
     }
 
     /// Returns the address space.
@@ -306,8 +290,8 @@ impl<T: Invalidate> IntervalNotifier<T> {
     /// While the lock is held, no invalidation completes, so what was seen in the CPU page tables
     /// after `seq` was returned stays true. Otherwise the result is [`None`], and the caller must
     /// begin anew.
-    pub fn lock(&self, seq: Sequence) -> Option<MutexGuard<'_, T::Protected>> {
-        let guard = self.ops.update_lock().lock();
+    pub fn lock(&self, seq: Sequence) -> Option<MutexGuard<'_, T>> {
+        let guard = self.protected.lock();
         // SAFETY: By the type invariants the notifier is inserted. The lock under which the number
         // is written is held.
         let stale = unsafe { bindings::mmu_interval_read_retry(self.notifier.get(), seq.0) };
@@ -352,10 +336,10 @@ impl<T: Invalidate> IntervalNotifier<T> {
             return false;
         }
 
-        let mut guard = this.ops.update_lock().lock();
+        let mut protected = this.protected.lock();
         // SAFETY: `notifier` is valid, and its update lock is held.
         unsafe { bindings::mmu_interval_set_seq(notifier, seq) };
-        this.ops.invalidate(&mut guard, &Invalidation(range));
+        protected.invalidate(&Invalidation(range));
         true
     }
 }

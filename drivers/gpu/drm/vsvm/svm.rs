@@ -6,14 +6,14 @@
 //! pages are mapped when the GPU faults on them, and unmapped by an interval notifier when anything
 //! happens to them. Nothing is mapped in advance, also not by a migration, so there is one way for
 //! a page to become reachable ([`Svm::fault`]) and one way for it to cease to be
-//! ([`Space::invalidate`](Invalidate::invalidate)).
+//! ([`Invalidate::invalidate`]).
 //!
 //! # Locks
 //!
 //! From the outside to the inside:
 //!
 //! 1. the mmap lock of the process; locks of files and folios;
-//! 2. `Space::table`, the update lock of the notifier: no allocation, no copy, nothing of 1. inside;
+//! 2. the update lock of `Svm::notifier`: no allocation, no copy, nothing of 1. inside;
 //! 3. `Mmu::unit` and `Mmu::tables`, spinlocks.
 //!
 //! `CopyEngine::state` may be taken inside of 1., but not of 2. `Svm::jobs` is outside of
@@ -86,23 +86,11 @@ const ROUNDS: usize = 100;
 /// Jobs of one address space that nobody has waited for.
 const JOBS_MAX: usize = 1024;
 
-/// The page table of an address space, kept in step with that of the process.
-#[pin_data]
-pub(crate) struct Space<'bound> {
-    #[pin]
-    table: Mutex<PageTable<'bound>>,
-}
-
-impl<'bound> Invalidate for Space<'bound> {
-    type Protected = PageTable<'bound>;
-
-    fn update_lock(&self) -> &Mutex<PageTable<'bound>> {
-        &self.table
-    }
-
-    fn invalidate(&self, table: &mut PageTable<'bound>, invalidation: &Invalidation<'_>) {
+/// The page table of an address space is kept in step with that of the process.
+impl Invalidate for PageTable<'_> {
+    fn invalidate(&mut self, invalidation: &Invalidation<'_>) {
         let Range { start, end } = invalidation.addresses();
-        table.unmap(casts::usize_as_u64(start)..casts::usize_as_u64(end));
+        self.unmap(casts::usize_as_u64(start)..casts::usize_as_u64(end));
     }
 }
 
@@ -145,7 +133,7 @@ pub(crate) struct Svm<'bound> {
     #[pin]
     jobs: Mutex<RBTree<u64, Arc<Job>>>,
     #[pin]
-    pub(crate) notifier: IntervalNotifier<Space<'bound>>,
+    pub(crate) notifier: IntervalNotifier<PageTable<'bound>>,
 }
 
 impl<'bound> Svm<'bound> {
@@ -159,13 +147,11 @@ impl<'bound> Svm<'bound> {
                 root: table.root(),
                 units,
                 jobs <- new_mutex!(RBTree::new(), "Svm::jobs"),
-                notifier <- IntervalNotifier::new(
-                    mm,
-                    0..va_end,
-                    pin_init!(Space {
-                        table <- new_mutex!(table, "Space::table"),
-                    }),
-                ),
+                // SAFETY: An `Svm` is owned by the open file and the list of address spaces of the
+                // device, which do not forget it.
+                notifier <- unsafe {
+                    IntervalNotifier::new(mm, 0..va_end, new_mutex!(table, "Svm::notifier"))
+                },
             }),
             GFP_KERNEL,
         )
@@ -365,7 +351,7 @@ impl<'bound> Svm<'bound> {
     fn fill_reserve(&self, scratch: &mut Scratch<'bound>) -> Result {
         match scratch.reserve.fill(&self.units.mmu) {
             Err(error) if error == ENOSPC => {
-                self.notifier.ops().table.lock().clear();
+                self.notifier.update_lock().lock().clear();
                 scratch.reserve.fill(&self.units.mmu)
             }
             result => result,
@@ -375,7 +361,7 @@ impl<'bound> Svm<'bound> {
     /// Takes the address space away from the GPU: its jobs are cancelled, and when the function
     /// returns, the GPU uses neither its pages nor its page table.
     fn shut_down(&self) {
-        self.notifier.ops().table.lock().close();
+        self.notifier.update_lock().lock().close();
         self.units.compute.drain(self.root);
     }
 }

@@ -256,33 +256,19 @@ impl Drop for Area {
 }
 
 /// Counts invalidations.
-#[pin_data]
-struct Counter {
-    #[pin]
-    invalidations: Mutex<usize>,
-}
+struct Counter(usize);
 
 impl Invalidate for Counter {
-    type Protected = usize;
-
-    fn update_lock(&self) -> &Mutex<usize> {
-        &self.invalidations
-    }
-
-    fn invalidate(&self, invalidations: &mut usize, _invalidation: &Invalidation<'_>) {
-        *invalidations += 1;
+    fn invalidate(&mut self, _invalidation: &Invalidation<'_>) {
+        self.0 += 1;
     }
 }
 
 impl Counter {
     fn watch(mm: &MmWithUser, area: &Area) -> Result<Pin<KBox<IntervalNotifier<Self>>>> {
-        let counter = pin_init!(Self {
-            invalidations <- new_mutex!(0),
-        });
-        KBox::pin_init(
-            IntervalNotifier::new(mm, area.addresses(), counter),
-            GFP_KERNEL,
-        )
+        // SAFETY: The box is never forgotten.
+        let init = unsafe { IntervalNotifier::new(mm, area.addresses(), new_mutex!(Counter(0))) };
+        KBox::pin_init(init, GFP_KERNEL)
     }
 }
 
@@ -527,11 +513,11 @@ fn invalidation() -> Result {
     ensure!(notifier.lock(seq).is_none());
 
     let seq = notifier.read_begin();
-    let Some(invalidations) = notifier.lock(seq) else {
+    let Some(counter) = notifier.lock(seq) else {
         return Err(EAGAIN);
     };
-    ensure!(*invalidations > 0);
-    drop(invalidations);
+    ensure!(counter.0 > 0);
+    drop(counter);
 
     let mut pfns = [hmm::Pfn::NONE; 2];
     let found = hmm::fault(

@@ -29,33 +29,21 @@ mod tests {
 
     #[test]
     fn clean_read_only_page_stays_clean() {
-        assert_eq!(
-            admission(&good()),
-            Ok(Admission {
-                mark_dirty: false,
-                writable: false
-            })
-        );
+        assert_eq!(admission(&good()), Ok(Admission { mark_dirty: false }));
     }
 
     #[test]
     fn device_write_permission_means_dirty() {
         let mut facts = good();
         facts.pte_writable = true;
-        assert_eq!(
-            admission(&facts),
-            Ok(Admission {
-                mark_dirty: true,
-                writable: true
-            })
-        );
+        assert_eq!(admission(&facts), Ok(Admission { mark_dirty: true }));
     }
 
     #[test]
     fn shmem_is_dirty_even_through_a_read_only_mapping() {
         let mut facts = good();
         facts.backing = Backing::None;
-        assert!(admission(&facts).is_ok_and(|terms| terms.mark_dirty && !terms.writable));
+        assert!(admission(&facts).is_ok_and(|terms| terms.mark_dirty));
     }
 
     #[test]
@@ -68,10 +56,7 @@ mod tests {
 
     #[test]
     fn dirty_survives_the_round_trip() {
-        let terms = Admission {
-            mark_dirty: true,
-            writable: true,
-        };
+        let terms = Admission { mark_dirty: true };
         let mut state = State::InRam { dirty: false };
         for event in [
             Event::Admit(terms),
@@ -101,11 +86,8 @@ mod tests {
     }
 
     #[test]
-    fn device_without_permission_cannot_write() {
-        let state = State::OnDevice {
-            dirty: true,
-            writable: false,
-        };
+    fn device_cannot_write_to_a_clean_page() {
+        let state = State::OnDevice { dirty: false };
         assert_eq!(next(state, Event::DeviceWrite, Backing::Store), None);
     }
 }

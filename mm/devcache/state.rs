@@ -30,16 +30,12 @@ pub(crate) enum State {
     MovingOut {
         /// The content is newer than the backing store.
         dirty: bool,
-        /// The device will be allowed to write.
-        writable: bool,
     },
     /// A device folio in the page cache. The CPU neither reads nor writes the content.
     OnDevice {
         /// The content is, or may at any time become, newer than the backing store. It was marked
-        /// so when it was admitted, since the device reports no writes.
+        /// so when it was admitted, since the device reports no writes; only then it may write.
         dirty: bool,
-        /// The device may write. Implies `dirty`.
-        writable: bool,
     },
     /// Locked and unmapped; a copy to system memory is under way.
     MovingBack {
@@ -48,7 +44,7 @@ pub(crate) enum State {
     },
     /// Not in the page cache. The next lookup reads the backing store.
     Gone {
-        /// Newer content was lost, and `fsync()` will say so.
+        /// Newer content was lost, and the next `fsync()` says so.
         lost: bool,
     },
     /// The only copy was lost. Access is an error until the page is truncated.
@@ -76,6 +72,8 @@ pub(crate) enum Event {
     WrittenBack,
     /// The device needs the memory or goes away.
     Evict,
+    /// Memory is short, and a folio that agrees with the backing store is dropped.
+    Reclaim,
     /// The file no longer has this page.
     Truncate,
 }
@@ -92,10 +90,8 @@ pub(crate) enum Backing {
 /// The terms on which a page moves to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Admission {
-    /// Mark the folio dirty before it moves.
+    /// Mark the folio dirty before it moves, for the device will be able to write.
     pub(crate) mark_dirty: bool,
-    /// The device may write.
-    pub(crate) writable: bool,
 }
 
 /// The state after `event`, or `None` if `event` cannot happen in `state`.
@@ -107,17 +103,16 @@ pub(crate) fn next(state: State, event: Event, backing: Backing) -> Option<State
     Some(match (state, event) {
         (InRam { dirty }, Event::Admit(terms)) => MovingOut {
             dirty: dirty || terms.mark_dirty,
-            writable: terms.writable,
         },
         (InRam { dirty }, Event::Lookup) => InRam { dirty },
         (InRam { .. }, Event::CpuWrite) => InRam { dirty: true },
         (InRam { dirty: true }, Event::WrittenBack) => InRam { dirty: false },
 
-        (MovingOut { dirty, writable }, Event::Copied) => OnDevice { dirty, writable },
-        (MovingOut { dirty, .. }, Event::CopyFailed) => InRam { dirty },
+        (MovingOut { dirty }, Event::Copied) => OnDevice { dirty },
+        (MovingOut { dirty }, Event::CopyFailed) => InRam { dirty },
 
-        (OnDevice { writable: true, .. }, Event::DeviceWrite) => state,
-        (OnDevice { dirty, .. }, Event::Lookup | Event::Evict) => MovingBack { dirty },
+        (OnDevice { dirty: true }, Event::DeviceWrite) => state,
+        (OnDevice { dirty }, Event::Lookup | Event::Evict) => MovingBack { dirty },
 
         (MovingBack { dirty }, Event::Copied) => InRam { dirty },
         (MovingBack { dirty }, Event::CopyFailed) => match backing {
@@ -128,6 +123,9 @@ pub(crate) fn next(state: State, event: Event, backing: Backing) -> Option<State
         (Gone { .. }, Event::Lookup) => InRam { dirty: false },
         (Poisoned, Event::Lookup) => Poisoned,
 
+        (InRam { dirty: false } | OnDevice { dirty: false }, Event::Reclaim) => {
+            Gone { lost: false }
+        }
         (InRam { .. } | OnDevice { .. } | Gone { .. } | Poisoned, Event::Truncate) => {
             Gone { lost: false }
         }
@@ -178,9 +176,10 @@ pub(crate) struct Facts {
 
 /// Decides whether a folio may move to a device, and on which terms.
 ///
-/// The device may write only where the CPU could. It does not report writes, so the folio becomes
-/// dirty now. A page of shmem becomes dirty in any case: this page table entry may be read-only
-/// while another is writable, and reclaim throws clean shmem pages away.
+/// The device may write only where the CPU could, by this page table entry or by another. It does
+/// not report writes, so the folio becomes dirty now. With a backing store, any other writable entry
+/// means that the folio is dirty already. Not so for shmem, whose entries may be writable while the
+/// folio is clean, so its folios become dirty in any case.
 pub(crate) fn admission(facts: &Facts) -> Result<Admission, Refusal> {
     for (holds, refusal) in facts.against {
         if holds {
@@ -189,6 +188,5 @@ pub(crate) fn admission(facts: &Facts) -> Result<Admission, Refusal> {
     }
     Ok(Admission {
         mark_dirty: facts.pte_writable || facts.backing == Backing::None,
-        writable: facts.pte_writable,
     })
 }

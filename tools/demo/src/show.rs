@@ -116,7 +116,7 @@ impl<'a> Demo<'a> {
     fn move_to_vram(&mut self) -> Result<()> {
         // A store that changes nothing: the file system knows then that the pages will be written, and
         // the GPU can do so where they are.
-        self.map.touch_write(self.pages());
+        self.map.touch_write(self.pages())?;
         self.report.step("touched every page");
 
         let counts = self

@@ -16,8 +16,6 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU8;
-use std::sync::atomic::Ordering;
 
 /// A mapping, unmapped when dropped.
 ///
@@ -156,14 +154,10 @@ impl Map {
         }
     }
 
-    /// Makes sure that `pages` have been written through the mapping, without changing them.
-    pub fn touch_write(&self, pages: Range<usize>) {
-        for page in pages {
-            let byte = self.at(page * PAGE, 1).as_ptr();
-            // SAFETY: The place is inside the mapping, which outlives the reference.
-            let byte = unsafe { AtomicU8::from_ptr(byte) };
-            byte.fetch_or(0, Ordering::Relaxed);
-        }
+    /// Makes sure that `pages` can be written through the mapping, without changing them: as if each
+    /// had been written to, as far as the kernel is concerned.
+    pub fn touch_write(&self, pages: Range<usize>) -> Result<(), Errno> {
+        self.advise_raw(pages, libc::MADV_POPULATE_WRITE)
     }
 
     /// madvise(2) on pages.
@@ -262,12 +256,13 @@ impl Drop for Map {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering;
 
     #[test]
     fn write_and_read() {
         let map = Map::anonymous(2 * PAGE).unwrap();
         map.write(PAGE - 2, b"abcd");
-        map.touch_write(0..2);
+        map.touch_write(0..2).unwrap();
         assert_eq!(map.read(PAGE - 2..PAGE + 2), b"abcd");
         assert_eq!(
             map.cell(PAGE).load(Ordering::Relaxed),

@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn own_memory() {
         let map = Map::anonymous(2 * PAGE).unwrap();
-        map.touch_write(1..2);
+        map.touch_write(1..2).unwrap();
         assert_eq!(places(&map, 0..2).unwrap(), [Place::None, Place::Ram]);
         assert_eq!(elsewhere(&map, 0..2, Place::Ram).unwrap(), [0]);
     }

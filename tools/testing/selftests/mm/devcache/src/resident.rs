@@ -63,7 +63,7 @@ pub(crate) fn send(gpu: &Gpu, map: &Map, pages: Range<usize>, touch: Touch) -> R
         for page in pagemap::elsewhere(map, pages.clone(), Place::Device)? {
             match touch {
                 Touch::Read => map.touch_read(page..page + 1),
-                Touch::Write => map.touch_write(page..page + 1),
+                Touch::Write => map.touch_write(page..page + 1)?,
             }
         }
         let migrated = gpu

@@ -44,8 +44,10 @@ impl Counters {
         Self::from_file(Path::new(&format!("/proc/self/fdinfo/{fd}")))
     }
 
-    /// /proc/vmstat: numbers of pages of the whole system.
+    /// /proc/vmstat: numbers of pages of the whole system, with what processors have not yet added
+    /// to them.
     pub fn vmstat() -> Result<Self> {
+        fs::write("/proc/sys/vm/stat_refresh", "1").context("write stat_refresh")?;
         Self::from_file(Path::new("/proc/vmstat"))
     }
 

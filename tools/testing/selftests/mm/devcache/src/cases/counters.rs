@@ -30,7 +30,7 @@ pub(crate) const CASES: &[Case] = &[
 /// The core counts every page once each way, and none is lost.
 fn core_counts(ctx: &Ctx) -> Result<()> {
     let file = Resident::in_ram(ctx, 16)?;
-    file.map.touch_write(0..16);
+    file.map.touch_write(0..16)?;
     let before = Counters::core()?;
     let counts = ctx.gpu()?.migrate(&file.map, 0..16, Direction::ToVram)?;
     same("pages that moved", counts.moved, 16)?;
@@ -136,17 +136,18 @@ fn vmstat_returns(ctx: &Ctx) -> Result<()> {
 fn dirty_pages_count(ctx: &Ctx) -> Result<()> {
     const PAGES: u64 = 512;
     nix::unistd::sync();
-    let before = Counters::vmstat()?.get("nr_dirty")?;
+    let dirty = || Counters::vmstat()?.get("nr_dirty");
+    let before = dirty()?;
     let file = Resident::dirty(ctx, 512)?;
 
     file.on_device(0..512)?;
-    let resident = Counters::vmstat()?.get("nr_dirty")?;
+    let resident = dirty()?;
     ensure!(
         resident >= before + PAGES,
         "nr_dirty was {before} and is {resident} with {PAGES} dirty pages on the device"
     );
     file.file.sync_all()?;
-    let after = Counters::vmstat()?.get("nr_dirty")?;
+    let after = dirty()?;
     ensure!(
         after < before + PAGES / 2,
         "nr_dirty was {before} and is {after} after fsync"

@@ -55,7 +55,7 @@ pub(crate) const CASES: &[Case] = &[
 /// The kernel's counts of a migration are those of the pages.
 fn counts(ctx: &Ctx) -> Result<()> {
     let file = Resident::in_ram(ctx, 8)?;
-    file.map.touch_write(0..8);
+    file.map.touch_write(0..8)?;
     let gpu = ctx.gpu()?;
     let expect = |moved, present| Migrated {
         moved,

@@ -116,7 +116,7 @@ impl Drop for Unbound {
 /// Lets a child with a GPU of its own move and change a file that this process has mapped.
 fn changed_by_child(ctx: &Ctx, pages: usize) -> Result<Resident<'_>> {
     let mut file = Resident::in_ram(ctx, pages)?;
-    file.map.touch_write(0..pages);
+    file.map.touch_write(0..pages)?;
 
     in_child(|| {
         file.send(0..pages, Touch::Write)?;

@@ -58,7 +58,7 @@ fn pinned_by_io_uring(ctx: &Ctx) -> Result<()> {
     let text = Random::new(96).bytes(PAGE);
     let other = ctx.file("other")?;
     other.write_all_at(&text, 0)?;
-    file.map.touch_write(0..4);
+    file.map.touch_write(0..4)?;
     register(&mut ring, &file.map)?;
 
     does_not_move(ctx, &file.map)?;
@@ -135,7 +135,7 @@ fn held_by_splice(ctx: &Ctx) -> Result<()> {
             SpliceFFlags::empty(),
         )?;
     }
-    file.map.touch_write(0..4);
+    file.map.touch_write(0..4)?;
     does_not_move(ctx, &file.map)?;
 
     let mut got = vec![0; 4 * PAGE];
@@ -149,7 +149,7 @@ fn held_by_splice(ctx: &Ctx) -> Result<()> {
 fn anonymous_pinned(ctx: &Ctx) -> Result<()> {
     let map = Map::anonymous(4 * PAGE)?;
     let mut ring = Ring::new()?;
-    map.touch_write(0..4);
+    map.touch_write(0..4)?;
     ring.register(&map)?;
     does_not_move(ctx, &map)?;
     ring.unregister()?;

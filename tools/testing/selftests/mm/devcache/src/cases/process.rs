@@ -125,7 +125,7 @@ fn private_write(ctx: &Ctx) -> Result<()> {
 fn private_fork(ctx: &Ctx) -> Result<()> {
     let mut file = Resident::in_ram(ctx, 8)?;
     let private = Map::private(&file.file, 8 * PAGE)?;
-    private.touch_write(0..1);
+    private.touch_write(0..1)?;
     private.touch_read(1..8);
     let own = private.read(0..PAGE);
 

@@ -86,7 +86,7 @@ fn append(ctx: &Ctx) -> Result<()> {
 fn last_page_stays(ctx: &Ctx) -> Result<()> {
     let file = Resident::in_ram(ctx, 4)?;
     file.file.set_len(3 * PAGE as u64 + 500)?;
-    file.map.touch_write(0..4);
+    file.map.touch_write(0..4)?;
 
     let counts = ctx.gpu()?.migrate(&file.map, 0..4, Direction::ToVram)?;
     same(

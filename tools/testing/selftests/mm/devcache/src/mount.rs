@@ -11,6 +11,7 @@ use std::fmt;
 use std::fs;
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -97,6 +98,18 @@ impl Mount {
             .filter_map(Mount::from_mountinfo)
             .find(|mount| mount.dir == dir)
             .with_context(|| format!("nothing is mounted at {}", dir.display()))
+    }
+
+    /// The file system that a file is on.
+    pub fn of(path: &Path) -> Result<Self> {
+        let device = fs::metadata(path)?.dev();
+        let device = format!("{}:{}", libc::major(device), libc::minor(device));
+        let table = fs::read_to_string("/proc/self/mountinfo")?;
+        table
+            .lines()
+            .filter(|line| line.split(' ').nth(2) == Some(&device))
+            .find_map(Mount::from_mountinfo)
+            .with_context(|| format!("{} is on no file system", path.display()))
     }
 
     /// Parses "id parent dev root dir options tags... - type source super-options".
@@ -202,6 +215,12 @@ mod tests {
         let mount = Mount::from_mountinfo(line).unwrap();
         assert_eq!(mount.options, "");
         assert!(!mount.on_disk());
+    }
+
+    #[test]
+    fn mount_of_a_file() {
+        let mount = Mount::of(Path::new("/proc/self/status")).unwrap();
+        assert_eq!(mount.kind, "proc");
     }
 
     #[test]

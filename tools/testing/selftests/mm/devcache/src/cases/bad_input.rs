@@ -15,6 +15,7 @@ use devcache_selftests::gpu::Direction;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::map::Map;
 use devcache_selftests::map::READ_WRITE;
+use devcache_selftests::mount::Mount;
 use devcache_selftests::pagemap;
 use devcache_selftests::pagemap::Place;
 use devcache_selftests::sys::in_child;
@@ -187,15 +188,9 @@ fn hugetlbfs(ctx: &Ctx) -> Result<()> {
 /// A file system that does not take part: no page moves, the call says so, and reading goes on.
 fn foreign_file_system(ctx: &Ctx) -> Result<()> {
     let path = std::env::current_exe()?;
-    let kind = nix::sys::statfs::statfs(&path)?.filesystem_type();
-    let takes_part = [
-        nix::sys::statfs::TMPFS_MAGIC,
-        nix::sys::statfs::EXT4_SUPER_MAGIC,
-        nix::sys::statfs::XFS_SUPER_MAGIC,
-        nix::sys::statfs::BTRFS_SUPER_MAGIC,
-    ];
-    if takes_part.contains(&kind) {
-        return skip("this program is on a file system that takes part");
+    let kind = Mount::of(&path)?.kind;
+    if ["tmpfs", "ext4", "xfs", "btrfs"].contains(&kind.as_str()) {
+        return skip(format!("this program is on {kind}, which takes part"));
     }
     let file = File::open(&path)?;
     let map = Map::of_file(&file, 16 * PAGE, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)?;

@@ -84,12 +84,15 @@ impl Drop for Spaces<'_> {
     }
 }
 
-/// The units; logs what they have done when dropped.
-struct Summary<'bound>(Units<'bound>);
+/// Logs what the device has done when dropped.
+struct Summary<'bound> {
+    dev: &'bound Device<Bound>,
+    stats: Arc<Stats>,
+}
 
 impl Drop for Summary<'_> {
     fn drop(&mut self) {
-        dev_info!(self.0.dev, "{}\n", &*self.0.stats);
+        dev_info!(self.dev, "{}\n", &*self.stats);
     }
 }
 
@@ -101,7 +104,8 @@ pub(crate) struct VsvmData<'bound> {
     _registration: drm::Registration<'bound, VsvmDriver>,
     _spaces: Spaces<'bound>,
     _fault_irq: FaultIrq<'bound>,
-    units: Summary<'bound>,
+    units: Units<'bound>,
+    _summary: Summary<'bound>,
     _compute_irq: WakeIrq<'bound, ComputeEngine<'bound>>,
     _copy_irq: WakeIrq<'bound, CopyEngine<'bound>>,
     _vectors: KBox<IrqVectorRegistration<'bound>>,
@@ -131,8 +135,7 @@ kernel::pci_device_table!(
     PCI_TABLE,
     <VsvmDriver as pci::Driver>::IdInfo,
     [(
-        // CAST: A device number fits in 16 bits.
-        pci::DeviceId::from_id(Vendor::REDHAT_QUMRANET, hw::PCI_DEVICE as u32),
+        pci::DeviceId::from_id(Vendor::REDHAT_QUMRANET, casts::u16_as_u32(hw::PCI_DEVICE)),
         ()
     )]
 );
@@ -202,6 +205,10 @@ impl pci::Driver for VsvmDriver {
             units.memory.size() >> 20
         );
         let spaces = Spaces(spaces);
+        let summary = Summary {
+            dev,
+            stats: units.stats.clone(),
+        };
         // SAFETY: The registration is stored in `VsvmData` and never forgotten.
         let registration = unsafe { drm::Registration::new(dev, drm, Ok::<_, Error>(gpu), 0)? };
 
@@ -209,7 +216,8 @@ impl pci::Driver for VsvmDriver {
             _registration: registration,
             _spaces: spaces,
             _fault_irq: fault_irq,
-            units: Summary(units),
+            units,
+            _summary: summary,
             _compute_irq: compute_irq,
             _copy_irq: copy_irq,
             _vectors: vectors,
@@ -217,7 +225,7 @@ impl pci::Driver for VsvmDriver {
     }
 
     fn unbind<'bound>(_pdev: &'bound pci::Device<Core<'_>>, this: Pin<&VsvmData<'bound>>) {
-        this.units.0.compute.stop();
+        this.units.compute.stop();
     }
 }
 

@@ -82,6 +82,9 @@ pub(crate) fn migrate(
 
     let mut start = addresses.start;
     while start < addresses.end {
+        if current!().fatal_signal_pending() {
+            return Err(EINTR);
+        }
         let end = addresses.end.min(start + BATCH * PAGE_SIZE);
         let mut batch = Batch {
             svm,

@@ -48,7 +48,10 @@ use kernel::{
     },
     page::PAGE_SIZE,
     prelude::*,
-    rbtree::RBTree,
+    rbtree::{
+        RBTree,
+        RBTreeNodeReservation, //
+    },
     sync::{
         Arc,
         Mutex, //
@@ -122,6 +125,12 @@ impl Scratch<'_> {
     }
 }
 
+/// Jobs by number.
+struct Jobs {
+    tree: RBTree<u64, Arc<Job>>,
+    count: usize,
+}
+
 /// The GPU's address space of a process.
 #[pin_data]
 pub(crate) struct Svm<'bound> {
@@ -129,9 +138,9 @@ pub(crate) struct Svm<'bound> {
     id: u64,
     root: u64,
     pub(crate) units: Units<'bound>,
-    /// Jobs that nobody has waited for, by number.
+    /// Jobs that nobody has waited for.
     #[pin]
-    jobs: Mutex<RBTree<u64, Arc<Job>>>,
+    jobs: Mutex<Jobs>,
     #[pin]
     pub(crate) notifier: IntervalNotifier<PageTable<'bound>>,
 }
@@ -140,13 +149,17 @@ impl<'bound> Svm<'bound> {
     /// Creates the address space `id` for the process that has `mm`.
     fn new(id: u64, mm: &MmWithUser, units: Units<'bound>) -> Result<Arc<Self>> {
         let table = PageTable::new(units.dev, units.mmu.clone())?;
+        let jobs = Jobs {
+            tree: RBTree::new(),
+            count: 0,
+        };
         let va_end = hw::VA_END.into_safe_cast_arch();
         Arc::pin_init(
             try_pin_init!(Self {
                 id,
                 root: table.root(),
                 units,
-                jobs <- new_mutex!(RBTree::new(), "Svm::jobs"),
+                jobs <- new_mutex!(jobs, "Svm::jobs"),
                 // SAFETY: An `Svm` is owned by the open file and the list of address spaces of the
                 // device, which do not forget it.
                 notifier <- unsafe {
@@ -182,12 +195,13 @@ impl<'bound> Svm<'bound> {
     /// `EBUSY` if there are too many.
     pub(crate) fn add_job(&self, submit: impl FnOnce() -> Result<(u64, Arc<Job>)>) -> Result<u64> {
         let mut jobs = self.jobs.lock();
-        if jobs.keys().count() >= JOBS_MAX {
+        if jobs.count >= JOBS_MAX {
             return Err(EBUSY);
         }
-        let node = kernel::rbtree::RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
         let (number, job) = submit()?;
-        jobs.insert(node.into_node(number, job));
+        jobs.tree.insert(node.into_node(number, job));
+        jobs.count += 1;
         Ok(number)
     }
 
@@ -197,12 +211,15 @@ impl<'bound> Svm<'bound> {
     ///
     /// `ENOENT` if there is none.
     pub(crate) fn job(&self, number: u64) -> Result<Arc<Job>> {
-        self.jobs.lock().get(&number).cloned().ok_or(ENOENT)
+        self.jobs.lock().tree.get(&number).cloned().ok_or(ENOENT)
     }
 
     /// Forgets a job, and returns whether it was known.
     pub(crate) fn remove_job(&self, number: u64) -> bool {
-        self.jobs.lock().remove(&number).is_some()
+        let mut jobs = self.jobs.lock();
+        let known = jobs.tree.remove(&number).is_some();
+        jobs.count -= usize::from(known);
+        known
     }
 
     /// Makes the page at `va` reachable for the GPU after it faulted there, and while at it others

@@ -13,15 +13,14 @@ here=$(dirname "$(readlink -f "$0")")/sysroot
 
 work=$cache/work
 run=/tmp/run
+export CARGO_TARGET_DIR="$cache/work-target"
 tools=devcache-kernel
 case $target in
 kernel) ;;
-run | shell) tools="$tools devcache-vm vsvm-gpu" ;;
-demo) tools="$tools devcache-vm vsvm-gpu devcache-demo" ;;
+run | shell | demo) tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests" ;;
 test)
-	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-check devcache-selftests"
-	CONFIG=${CONFIG:-test}
-	export CONFIG
+	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests devcache-check"
+	export CONFIG="${CONFIG:-test}"
 	;;
 *) die "unknown target $target" ;;
 esac
@@ -31,7 +30,7 @@ build_tools() {
 	cd "$work/tools"
 	set --
 	for tool in $tools; do set -- "$@" --package "$tool"; done
-	cargo build --release --locked --target-dir "$cache/work-target" "$@"
+	cargo build --release --locked "$@"
 }
 
 exec 9>"$cache/lock"
@@ -41,19 +40,25 @@ flock --nonblock 9 || {
 }
 rsync -rlpc --delete --exclude=/.git --exclude=target /devcache/src/ "$work/"
 stage "tools: build" tools.log build_tools
-PATH=$cache/work-target/release:$PATH
-mkdir -p "$run/guest/bin"
-devcache-kernel --checkout "$work" --out "$run/kernel"
+PATH=$CARGO_TARGET_DIR/release:$PATH
+devcache-kernel --checkout "$work" --out "$run"
 [ "$target" != kernel ] || exit 0
 
-mv "$run/kernel/lib" "$run/guest/lib"
-for tool in $tools; do cp "$cache/work-target/release/$tool" "$run/guest/bin/"; done
-PATH=$run/guest/bin:/usr/bin:/usr/sbin
+guest=$run/guest
+mkdir -p "$guest/bin"
+for tool in $tools; do cp "$CARGO_TARGET_DIR/release/$tool" "$guest/bin/"; done
+PATH=$guest/bin:/usr/bin:/usr/sbin
+if [ "$target" = test ]; then
+	devcache-check --results "$run/results" host --checkout "$work" --tree "$cache/tree"
+fi
 exec 9>&-
 
-vm() { exec devcache-vm --kernel "$run/kernel/bzImage" --guest "$run/guest" "$@"; }
 case $target in
-run) vm -- "$CMD" ;;
-shell) vm ;;
-demo) vm -- devcache-demo ;;
+run) devcache-vm --kernel "$run/bzImage" --guest "$guest" -- "$CMD" ;;
+shell) devcache-vm --kernel "$run/bzImage" --guest "$guest" ;;
+demo) devcache-vm --kernel "$run/bzImage" --guest "$guest" -- devcache-demo ;;
+test)
+	devcache-check --results "$run/results" guest --kernel "$run/bzImage" --guest "$guest" --logs "$cache/log"
+	devcache-check --results "$run/results" sum
+	;;
 esac

@@ -67,7 +67,7 @@ pub fn build(cache: &Cache, tree: &Tree, checkout: &Path, flavour: Flavour) -> R
     let name = flavour.name();
     let dir = cache.path(format!("build-{name}"));
     let fragments = flavour.fragments(checkout);
-    let inputs = inputs(tree, &fragments)?;
+    let inputs = digest(&tree.id, &fragments)?;
     let stamp = dir.join("devcache.stamp");
     if read_if_there(&stamp)?.as_ref() == Some(&inputs) {
         println!("kernel: up to date (CONFIG={name})");
@@ -86,9 +86,14 @@ pub fn build(cache: &Cache, tree: &Tree, checkout: &Path, flavour: Flavour) -> R
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
-    let stage = Stage::begin(format!("kernel: configure (CONFIG={name})"));
-    build.configure(&fragments)?;
-    stage.done();
+    let configured = build.dir.join("devcache.configured");
+    let wanted = digest(&tree.kconfig_id, &fragments)?;
+    if read_if_there(&configured)?.as_ref() != Some(&wanted) {
+        let stage = Stage::begin(format!("kernel: configure (CONFIG={name})"));
+        build.configure(&fragments)?;
+        fs::write(configured, wanted)?;
+        stage.done();
+    }
     let stage = Stage::begin(format!("kernel: build (CONFIG={name})"));
     build.compile()?;
     stage.done();
@@ -96,10 +101,10 @@ pub fn build(cache: &Cache, tree: &Tree, checkout: &Path, flavour: Flavour) -> R
     Ok(Built { dir: build.dir })
 }
 
-/// A hash of all that decides what is built: the tree, the configuration and the compilers.
-fn inputs(tree: &Tree, fragments: &[PathBuf]) -> Result<String> {
+/// A hash of what decides a result: something of the tree, the fragments and the compilers.
+fn digest(of_tree: &str, fragments: &[PathBuf]) -> Result<String> {
     let mut hash = Sha256::new();
-    hash.update(&tree.id);
+    hash.update(of_tree);
     for fragment in fragments {
         hash.update(fs::read(fragment).with_context(|| fragment.display().to_string())?);
     }
@@ -129,7 +134,8 @@ impl Build<'_> {
             // Nothing of this machine or moment goes into the kernel, so that ccache hits.
             .args(["KBUILD_BUILD_USER=devcache", "KBUILD_BUILD_HOST=devcache"]);
         if self.flavour.is_checked() {
-            make.arg("CLIPPY=1");
+            // Clippy compiles the Rust code, and its warnings are errors.
+            make.args(["CLIPPY=1", "KRUSTFLAGS=-Dwarnings"]);
         }
         make
     }
@@ -164,15 +170,33 @@ impl Build<'_> {
 
     fn compile(&self) -> Result<()> {
         self.log.run(self.make().args(["bzImage", "modules"]))?;
-        let install = self.dir.join("install");
-        match fs::remove_dir_all(&install) {
+        let guest = self.dir.join("guest");
+        match fs::remove_dir_all(&guest) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        let path = format!("INSTALL_MOD_PATH={}", install.display());
+        let path = format!("INSTALL_MOD_PATH={}", guest.display());
         self.log.run(
             self.make()
                 .args([&path, "INSTALL_MOD_STRIP=1", "modules_install"]),
-        )
+        )?;
+        if self.flavour.is_checked() {
+            self.compile_hmm_tests(&guest.join("bin"))?;
+        }
+        Ok(())
+    }
+
+    /// The kernel's own tests of device memory, which go through lib/test_hmm.c.
+    fn compile_hmm_tests(&self, bin: &Path) -> Result<()> {
+        let output = self.dir.join("selftests");
+        fs::create_dir_all(&output)?;
+        let program = output.join("hmm-tests");
+        let mut make = Command::new("make");
+        make.current_dir(self.tree.dir.join("tools/testing/selftests/mm"))
+            .arg("LLVM=1")
+            .arg(format!("OUTPUT={}", output.display()))
+            .arg(&program);
+        self.log.run(&mut make)?;
+        copy(&program, &bin.join("hmm-tests"))
     }
 }

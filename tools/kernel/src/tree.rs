@@ -40,6 +40,8 @@ pub struct Tree {
     pub dir: PathBuf,
     /// Equal for equal content.
     pub id: String,
+    /// Equal for equal options to choose from.
+    pub kconfig_id: String,
 }
 
 /// What a path of the tree holds.
@@ -130,7 +132,8 @@ pub fn assemble(cache: &Cache, source: &Source, checkout: &Path) -> Result<Tree>
     }
     let tree = Tree {
         dir: cache.path("tree"),
-        id: identify(source, &changes),
+        id: identify(source, changes.iter()),
+        kconfig_id: identify(source, changes.iter().filter(|(path, _)| is_kconfig(path))),
     };
 
     let manifest = cache.path("tree.manifest");
@@ -289,7 +292,15 @@ fn overlay(checkout: &Path) -> Result<BTreeMap<PathBuf, Node>> {
     Ok(files)
 }
 
-fn identify(source: &Source, changes: &Changes) -> String {
+fn is_kconfig(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with("Kconfig"))
+}
+
+fn identify<'a>(
+    source: &Source,
+    changes: impl Iterator<Item = (&'a PathBuf, &'a Option<Node>)>,
+) -> String {
     let mut hash = Sha256::new();
     hash.update(&source.id);
     for (path, node) in changes {

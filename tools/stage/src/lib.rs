@@ -55,10 +55,20 @@ impl Stage {
     }
 
     /// Ends the line with the time taken.
-    pub fn done(mut self) {
+    pub fn done(self) {
+        self.done_with("");
+    }
+
+    /// Ends the line with a result and the time taken.
+    pub fn done_with(mut self, result: &str) {
         self.done = true;
         let seconds = self.start.elapsed().as_secs();
-        self.finish(&format!("{}m{:02}s", seconds / 60, seconds % 60));
+        let gap = if result.is_empty() { "" } else { "  " };
+        self.finish(&format!(
+            "{result}{gap}{}m{:02}s",
+            seconds / 60,
+            seconds % 60
+        ));
     }
 
     fn finish(&mut self, end: &str) {

@@ -39,7 +39,7 @@ ready() {
 
 if ! ready >&4 2>&1; then
 	echo "devcache: the guest could not be made ready" >&4
-	status=125
+	status=254
 elif [ -e /devcache/cmd ]; then
 	cd /tmp || exit
 	sh /devcache/cmd </dev/null >&3 2>&4 3>&- 4>&- 5>&-

@@ -80,12 +80,15 @@ enum Accel {
     Kvm,
 }
 
+/// Exit status when the run itself failed, whatever its command did.
+const RUN_FAILED: u8 = 254;
+
 fn main() -> ExitCode {
     match run::run(&Args::parse()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("devcache: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(RUN_FAILED)
         }
     }
 }

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KUnit and kselftests, each in a guest of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::ktap::{self, Outcome};
+use crate::report;
+
+/// The exit status of the runner when the run itself failed, whatever its command did.
+const RUN_FAILED: i32 = 254;
+
+/// Limit for each guest, in seconds, unless the user gives one.
+const TIMEOUT: &str = "1500";
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The kernel.
+    #[arg(long)]
+    kernel: PathBuf,
+
+    /// The folder that the guest sees at /devcache.
+    #[arg(long)]
+    guest: PathBuf,
+
+    /// Folder for the console logs.
+    #[arg(long)]
+    logs: PathBuf,
+}
+
+/// Runs all of it.
+pub fn check(args: &Args, results: &Path) -> Result<()> {
+    report::group(results, "KUnit", || {
+        let mut run = Run::new(args, "kunit");
+        run.command
+            .args(["--gpu", "0", "--append", "kunit.enable=1", "--", "true"]);
+        let (mut outcomes, _) = run.finish()?;
+        outcomes.extend(ktap::parse(&run.console()?));
+        Ok(outcomes)
+    })?;
+    for (name, program) in [
+        ("selftests", "devcache-selftests"),
+        ("hmm selftests", "hmm-tests"),
+    ] {
+        report::group(results, name, || {
+            let mut run = Run::new(args, program);
+            run.command.args(["--", program]);
+            let (mut outcomes, output) = run.finish()?;
+            let tests = ktap::parse(&output);
+            if tests.is_empty() {
+                outcomes.push(Outcome::new(program, false, "it reported no test"));
+            }
+            outcomes.extend(tests);
+            Ok(outcomes)
+        })?;
+    }
+    Ok(())
+}
+
+/// One run of a guest.
+struct Run {
+    command: Command,
+    console: PathBuf,
+}
+
+impl Run {
+    fn new(args: &Args, name: &str) -> Self {
+        let console = args.logs.join(format!("console-test-{name}.log"));
+        let mut command = Command::new("devcache-vm");
+        command
+            .arg("--kernel")
+            .arg(&args.kernel)
+            .arg("--guest")
+            .arg(&args.guest);
+        command.arg("--console").arg(&console);
+        if std::env::var_os("TIMEOUT").is_none() {
+            command.args(["--timeout", TIMEOUT]);
+        }
+        Self { command, console }
+    }
+
+    /// Runs it; gives the result of the run itself and what the command printed.
+    fn finish(&mut self) -> Result<(Vec<Outcome>, String)> {
+        let output = self.command.output().context("cannot run devcache-vm")?;
+        let passed = output.status.code().is_some_and(|code| code != RUN_FAILED);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let outcome = Outcome::new(
+            "the guest ends well and the kernel does not complain",
+            passed,
+            &said,
+        );
+        Ok((
+            vec![outcome],
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        ))
+    }
+
+    fn console(&self) -> Result<String> {
+        let bytes = fs::read(&self.console).context("the run left no console log")?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}

@@ -61,7 +61,7 @@ impl Device {
     }
 
     /// Returns the parts that are not reached through BAR 0.
-    pub(crate) fn gpu(&self) -> &Gpu {
+    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
 

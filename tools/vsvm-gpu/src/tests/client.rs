@@ -171,6 +171,9 @@ fn no_dma_without_bus_mastering_or_after_unmapping() {
     link.client.dma_map(0, RAM, 0x10000, fd).unwrap();
     link.set_reg32(COPY + channel::ERROR as u64, 0);
     until(|| link.fence() == 42);
+    link.set_master(false);
+    link.set_reg32(COPY + channel::PUT as u64, 2);
+    until(|| link.error() == ChannelError::RingRead.code());
     link.close();
 }
 

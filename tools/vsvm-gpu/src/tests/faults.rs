@@ -90,6 +90,7 @@ fn cancel_fails_the_command_at_the_address() {
     // Not this one.
     rig.write32(reg::FAULT_CANCEL, 2);
     rig.write32(reg::FAULT_CANCEL, 0);
+    std::thread::sleep(std::time::Duration::from_millis(5));
     assert_eq!(
         rig.read32(CHANNEL + channel::STATUS) & channel::STATUS_STALLED,
         4

@@ -70,6 +70,25 @@ fn the_window_shows_vram() {
 }
 
 #[test]
+fn an_aligned_word_in_the_window_is_written_at_once() {
+    let mut rig = Rig::new();
+    let gpu = std::sync::Arc::clone(rig.device.gpu());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let word = gpu.vram.load::<u64>(8);
+                assert!(matches!(word, Some(0 | u64::MAX)), "{word:x?}");
+            }
+        });
+        for n in 0..300_000 {
+            rig.write64(WINDOW_OFFSET + 8, if n % 2 == 0 { u64::MAX } else { 0 });
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
 fn reset_stops_everything_and_keeps_vram() {
     let mut rig = Rig::new();
     rig.put_vram(VDATA, &[5; 16]);

@@ -2,6 +2,8 @@
 
 //! Rings, completions, interrupts and the error state.
 
+use std::time::{Duration, Instant};
+
 use crate::hw::*;
 use crate::rig::*;
 
@@ -71,7 +73,7 @@ fn the_error_state_stops_the_channel_until_cleared() {
     rig.wait_status(CHANNEL_COPY, channel::STATUS_ERROR);
     rig.events[VECTOR_COPY as usize].wait();
     let next = rig.submit(CHANNEL_COPY, &fence(78, false));
-    std::thread::sleep(std::time::Duration::from_millis(5));
+    std::thread::sleep(Duration::from_millis(5));
     assert_eq!(rig.poll(CHANNEL_COPY, next), None);
     assert_eq!(rig.read32(CHANNEL + channel::GET), 1);
     rig.write32(CHANNEL + channel::ERROR, 0);
@@ -157,4 +159,21 @@ fn doorbells_of_a_disabled_channel_are_ignored() {
     assert_eq!(rig.read32(CHANNEL + channel::PUT), 0);
     assert_eq!(rig.error(CHANNEL_COPY), 0);
     rig.wait_status(CHANNEL_COPY, 0);
+}
+
+#[test]
+fn an_abandoned_descriptor_leaves_no_trace_in_the_next_life() {
+    let mut rig = Rig::new();
+    for delay in (0..100).cycle().take(3000) {
+        rig.submit(CHANNEL_COPY, &BAD);
+        let start = Instant::now();
+        until(|| start.elapsed() >= Duration::from_micros(delay));
+        rig.write32(CHANNEL + channel::CTRL, 0);
+        // Sooner than the driver should, so that the old descriptor may still be under way.
+        rig.enable(CHANNEL_COPY);
+        rig.wait_status(CHANNEL_COPY, 0);
+        assert_eq!(rig.read32(CHANNEL + channel::GET), 0);
+        // Lest they fill up.
+        rig.events[VECTOR_COPY as usize].take();
+    }
 }

@@ -8,38 +8,28 @@
 use super::*;
 use crate::{
     current,
-    device::Bound,
     error::to_result,
     faux,
     mm::{
         hmm,
-        interval_notifier::{
-            IntervalNotifier,
-            Invalidate,
-            Invalidation, //
-        },
-        vma_walk::Span,
-        MmWithUser, //
+        vma_walk::Span, //
     },
-    new_mutex,
     page::PAGE_SIZE,
-    sync::Mutex,
-    time::msecs_to_jiffies,
-    uaccess::{
-        UserPtr,
-        UserSlice, //
-    }, //
+    time::msecs_to_jiffies, //
 };
 
-/// Pages of the device, and of the memory the tests move.
-const PAGES: usize = 40;
+mod fake;
 
-// From `include/uapi/asm-generic/mman-common.h`, which the bindings do not have.
-const PROT_READ: usize = 1;
-const PROT_WRITE: usize = 2;
-const MAP_SHARED: usize = 1;
-const MAP_PRIVATE: usize = 2;
-const MAP_ANONYMOUS: usize = 0x20;
+use fake::{
+    device,
+    locate,
+    Area,
+    Counter,
+    Fake,
+    FakeOps,
+    MAP_PRIVATE,
+    PAGES, //
+};
 
 /// Fails the test, telling where, if a condition does not hold.
 ///
@@ -56,253 +46,6 @@ macro_rules! ensure {
             return Err(EINVAL);
         }
     };
-}
-
-/// A device with memory that only [`FakeOps::copy_to_ram`] and [`FakeOps::copy_in`] can reach.
-#[pin_data]
-struct FakeOps {
-    #[pin]
-    memory: Mutex<KVVec<u8>>,
-    freed: Atomic<usize>,
-    broken: Atomic<bool>,
-}
-
-impl FakeOps {
-    fn new() -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            memory <- new_mutex!(KVVec::from_elem(0xee, PAGES * PAGE_SIZE, GFP_KERNEL)?),
-            freed: Atomic::new(0),
-            broken: Atomic::new(false),
-        })
-    }
-
-    /// Calls `f` with a page of the device and that of a locked folio in system memory.
-    fn with_pages(&self, index: usize, folio: &Folio, f: impl FnOnce(&mut [u8], &mut [u8])) {
-        let mut memory = self.memory.lock();
-        let Some(device) = memory.chunks_exact_mut(PAGE_SIZE).nth(index) else {
-            return;
-        };
-        // SAFETY: A folio starts with its `struct page`, and is in system memory.
-        let address = unsafe { bindings::kmap_local_page(folio.as_raw().cast()) };
-        // SAFETY: The page is mapped, and the lock of the folio keeps others from using it.
-        let system = unsafe { core::slice::from_raw_parts_mut(address.cast::<u8>(), PAGE_SIZE) };
-        f(device, system);
-        // SAFETY: The page was mapped above, and nothing was since.
-        unsafe { bindings::kunmap_local(address) };
-    }
-
-    /// Copies what is to be moved to the device.
-    fn copy_in(&self, index: usize, source: Source<'_>) {
-        match source {
-            Source::Folio(folio) => self.with_pages(index, folio, |device, system| {
-                device.copy_from_slice(system)
-            }),
-            Source::Zero => {
-                if let Some(page) = self.memory.lock().chunks_exact_mut(PAGE_SIZE).nth(index) {
-                    page.fill(0);
-                }
-            }
-        }
-    }
-}
-
-impl DevicePrivateOps for FakeOps {
-    fn folio_free(&self, _index: usize) {
-        self.freed.add(1, Relaxed);
-    }
-
-    fn copy_to_ram(&self, copies: &mut [DeviceCopy]) {
-        for copy in copies {
-            if self.broken.load(Relaxed) {
-                copy.set_result(Err(EIO));
-                continue;
-            }
-            self.with_pages(copy.index(), copy.destination(), |device, system| {
-                system.copy_from_slice(device)
-            });
-            copy.set_result(Ok(()));
-        }
-    }
-}
-
-fn device(registration: &faux::Registration) -> &Device<Bound> {
-    let dev: &faux::Device<Bound> = registration.as_ref();
-    dev.as_ref()
-}
-
-/// The device memory, and the device it belongs to.
-struct Fake {
-    pagemap: Pin<KBox<DevicePagemap<FakeOps>>>,
-    _dev: faux::Registration,
-}
-
-impl Fake {
-    fn new() -> Result<Self> {
-        let dev = faux::Registration::new(c"rust-device-memory", None)?;
-        // SAFETY: The box is never forgotten.
-        let init = unsafe {
-            DevicePagemap::new(
-                device(&dev),
-                c"rust-device-memory",
-                PAGES * PAGE_SIZE,
-                FakeOps::new(),
-            )
-        };
-        Ok(Self {
-            pagemap: KBox::pin_init(init, GFP_KERNEL)?,
-            _dev: dev,
-        })
-    }
-
-    fn freed(&self) -> usize {
-        self.pagemap.ops().freed.load(Relaxed)
-    }
-
-    /// Moves what can be moved of an area, and returns how many pages that was.
-    fn take_in(&self, mm: &MmWithUser, area: &Area) -> Result<usize> {
-        let mut buffer = MigrationBuffer::new(PAGES, GFP_KERNEL)?;
-        let mmap = mm.mmap_read_lock();
-        let mut migration =
-            Migration::collect(&mmap, area.addresses(), self.pagemap.owner(), &mut buffer)?;
-        for mut entry in migration.entries() {
-            let index = entry.index();
-            let dst = self.pagemap.claim(index)?;
-            self.pagemap.ops().copy_in(index, entry.source());
-            entry.set_destination(dst);
-        }
-        Ok(migration.migrate().moved())
-    }
-}
-
-/// Memory of a program.
-struct Area {
-    start: usize,
-    pages: usize,
-}
-
-impl Area {
-    /// Maps memory into the address space of the thread, which gets one if it has none.
-    fn map(pages: usize, flags: usize) -> Result<Self> {
-        // SAFETY: This is a thread of KUnit.
-        to_result(unsafe { bindings::kunit_attach_mm() })?;
-        // SAFETY: The thread has an address space. There is no file.
-        let start = unsafe {
-            bindings::vm_mmap(
-                core::ptr::null_mut(),
-                0,
-                pages * PAGE_SIZE,
-                PROT_READ | PROT_WRITE,
-                flags | MAP_ANONYMOUS,
-                0,
-            )
-        };
-        from_err_ptr(start as *mut c_void)?;
-        Ok(Self { start, pages })
-    }
-
-    /// Maps anonymous memory and fills it.
-    fn private(pages: usize) -> Result<Self> {
-        let area = Self::map(pages, MAP_PRIVATE)?;
-        area.fill()?;
-        Ok(area)
-    }
-
-    /// Maps a file of tmpfs and fills it.
-    #[cfg(CONFIG_DEVCACHE)]
-    fn shared(pages: usize) -> Result<Self> {
-        let area = Self::map(pages, MAP_SHARED)?;
-        area.fill()?;
-        Ok(area)
-    }
-
-    fn addresses(&self) -> Range<usize> {
-        self.start..self.start + self.pages * PAGE_SIZE
-    }
-
-    fn slice(&self) -> UserSlice {
-        UserSlice::new(UserPtr::from_addr(self.start), self.pages * PAGE_SIZE)
-    }
-
-    /// What byte number `i` of the area is filled with: no two pages are equal.
-    fn pattern(i: usize) -> u8 {
-        (i / PAGE_SIZE * 7 + i % 251) as u8
-    }
-
-    fn fill(&self) -> Result {
-        let mut content = KVVec::with_capacity(self.pages * PAGE_SIZE, GFP_KERNEL)?;
-        for i in 0..self.pages * PAGE_SIZE {
-            content.push(Self::pattern(i), GFP_KERNEL)?;
-        }
-        self.slice().writer().write_slice(&content)
-    }
-
-    /// Reads the area as the CPU does, and compares.
-    fn has(&self, expected: impl Fn(usize) -> u8) -> Result<bool> {
-        let mut content = KVVec::from_elem(0u8, self.pages * PAGE_SIZE, GFP_KERNEL)?;
-        self.slice().reader().read_slice(&mut content)?;
-        Ok(content.iter().enumerate().all(|(i, &b)| b == expected(i)))
-    }
-
-    fn is_intact(&self) -> Result<bool> {
-        self.has(Self::pattern)
-    }
-}
-
-impl Drop for Area {
-    fn drop(&mut self) {
-        // SAFETY: The area was mapped by `map`, in the address space that the thread still has.
-        unsafe { bindings::vm_munmap(self.start, self.pages * PAGE_SIZE) };
-    }
-}
-
-/// Counts invalidations.
-struct Counter(usize);
-
-impl Invalidate for Counter {
-    fn invalidate(&mut self, _invalidation: &Invalidation<'_>) {
-        self.0 += 1;
-    }
-}
-
-impl Counter {
-    fn watch(mm: &MmWithUser, area: &Area) -> Result<Pin<KBox<IntervalNotifier<Self>>>> {
-        // SAFETY: The box is never forgotten.
-        let init = unsafe { IntervalNotifier::new(mm, area.addresses(), new_mutex!(Counter(0))) };
-        KBox::pin_init(init, GFP_KERNEL)
-    }
-}
-
-/// Returns how many pages of an area [`hmm::fault`] finds on a device, and how many in RAM.
-fn locate(
-    mm: &MmWithUser,
-    area: &Area,
-    access: hmm::Access,
-    owner: Option<PagemapOwner>,
-) -> Result<(usize, usize)> {
-    let notifier = Counter::watch(mm, area)?;
-    loop {
-        let mut pfns = KVec::from_elem(hmm::Pfn::NONE, area.pages, GFP_KERNEL)?;
-        let snapshot = hmm::fault(
-            &notifier,
-            mm,
-            area.addresses(),
-            access,
-            owner,
-            msecs_to_jiffies(1000),
-            &mut pfns,
-        )?;
-        let Some(mut stable) = snapshot.lock() else {
-            continue;
-        };
-        let (mut device, mut system) = (0, 0);
-        for page in stable.split().1 {
-            match page.location() {
-                hmm::Location::Device(_) => device += 1,
-                hmm::Location::System(_) => system += 1,
-            }
-        }
-        return Ok((device, system));
-    }
 }
 
 /// The page is claimed once, and free again when the folio is dropped.

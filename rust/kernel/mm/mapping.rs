@@ -21,6 +21,19 @@ use core::{
     ptr::NonNull, //
 };
 
+#[cfg(CONFIG_DEVCACHE)]
+use bindings::devcache_prepare as prepare;
+
+/// Without the core, no file's folios move.
+///
+/// # Safety
+///
+/// None; as the C function that it stands for.
+#[cfg(not(CONFIG_DEVCACHE))]
+unsafe fn prepare(_: *mut bindings::address_space, _: usize, _: usize) -> c_int {
+    EOPNOTSUPP.to_errno()
+}
+
 /// What the page cache holds at an index.
 pub enum Entry {
     /// Nothing.
@@ -109,13 +122,10 @@ impl Mapping {
     /// # Errors
     ///
     /// `EOPNOTSUPP` if the folios of this file never move, `EINTR` on a fatal signal.
-    #[cfg(CONFIG_DEVCACHE)]
     #[inline]
     pub fn prepare_for_device(&self, indexes: Range<usize>) -> Result {
         // SAFETY: `self` is valid.
-        to_result(unsafe {
-            bindings::devcache_prepare(self.as_raw(), indexes.start, indexes.end)
-        })
+        to_result(unsafe { prepare(self.as_raw(), indexes.start, indexes.end) })
     }
 
     /// Has the file system agreed that folios of this file move to device memory?

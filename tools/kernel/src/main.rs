@@ -12,7 +12,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use devcache_stage::Cache;
 
@@ -56,8 +56,9 @@ fn run(args: &Args) -> Result<()> {
         Some(path) => source::given(&cache, path, args.ksrc_shown.as_deref().unwrap_or(path))?,
         None => source::debian(&cache, args.mirror.as_deref())?,
     };
-    let tree = tree::assemble(&cache, &source, &args.checkout)?;
-    let built = build::build(&cache, &tree, &args.checkout, args.config)?;
+    let checkout = args.checkout.canonicalize().context("cannot read the checkout")?;
+    let tree = tree::assemble(&cache, &source, &checkout)?;
+    let built = build::build(&cache, &tree, &checkout, args.config)?;
     match &args.out {
         Some(out) => built.copy_to(out),
         None => Ok(()),

@@ -173,6 +173,7 @@ impl Apt {
             format!("Dir::Etc::sourcelist={dir}/sources.list"),
             "Dir::Etc::sourceparts=/dev/null".to_owned(),
             "Acquire::Languages=none".to_owned(),
+            "APT::Update::Error-Mode=any".to_owned(),
             "APT::Sandbox::User=root".to_owned(),
         ];
         Ok(Self { options })

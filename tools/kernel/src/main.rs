@@ -56,7 +56,10 @@ fn run(args: &Args) -> Result<()> {
         Some(path) => source::given(&cache, path, args.ksrc_shown.as_deref().unwrap_or(path))?,
         None => source::debian(&cache, args.mirror.as_deref())?,
     };
-    let checkout = args.checkout.canonicalize().context("cannot read the checkout")?;
+    let checkout = args
+        .checkout
+        .canonicalize()
+        .context("cannot read the checkout")?;
     let tree = tree::assemble(&cache, &source, &checkout)?;
     let built = build::build(&cache, &tree, &checkout, args.config)?;
     match &args.out {

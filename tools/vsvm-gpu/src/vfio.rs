@@ -12,8 +12,8 @@ use vfio_bindings::bindings::vfio::{
     vfio_region_info, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_MASKABLE, VFIO_IRQ_SET_ACTION_MASK,
     VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_EVENTFD,
     VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_BAR2_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
-    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS, VFIO_REGION_INFO_FLAG_READ,
-    VFIO_REGION_INFO_FLAG_WRITE,
+    VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_NUM_IRQS, VFIO_PCI_NUM_REGIONS,
+    VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
 };
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, ServerBackend, ServerRegion};
 
@@ -23,18 +23,22 @@ use crate::device::Device;
 use crate::gpu::Counts;
 use crate::hw;
 
-/// Returns the interrupts to announce to clients.
+/// Returns the interrupts to announce to clients: MSI-X, and the report of bus errors that QEMU
+/// warns about when it is missing, although there are none to report.
 pub(crate) fn irqs() -> Vec<IrqInfo> {
-    (0..VFIO_PCI_NUM_IRQS)
-        .map(|index| {
-            let msix = index == VFIO_PCI_MSIX_IRQ_INDEX;
-            IrqInfo {
-                index,
-                flags: VFIO_IRQ_INFO_EVENTFD | if msix { VFIO_IRQ_INFO_MASKABLE } else { 0 },
-                count: if msix { hw::VECTORS } else { 0 },
-            }
-        })
-        .collect()
+    let info = |index| {
+        let (flags, count) = match index {
+            VFIO_PCI_MSIX_IRQ_INDEX => (VFIO_IRQ_INFO_MASKABLE, hw::VECTORS),
+            VFIO_PCI_ERR_IRQ_INDEX => (0, 1),
+            _ => (0, 0),
+        };
+        IrqInfo {
+            index,
+            flags: VFIO_IRQ_INFO_EVENTFD | flags,
+            count,
+        }
+    };
+    (0..VFIO_PCI_NUM_IRQS).map(info).collect()
 }
 
 /// Returns the regions to announce to clients. None can be mapped: a mappable one would turn write

@@ -50,6 +50,7 @@ use kernel::{
 use crate::{
     hw::{
         channel as reg,
+        ChannelError,
         Descriptor,
         Done,
         RawDone, //
@@ -205,15 +206,21 @@ impl<'bound, const INDEX: u32> Channel<'bound, INDEX> {
         Ok(io_project!(&self.done, [try: slot]).copy_read())
     }
 
-    /// If the channel has stopped in the error state, lets it go on and returns the error's code.
-    pub(crate) fn take_error(&self) -> Result<Option<u32>> {
+    /// Looks whether the channel is well. If it has stopped in the error state, lets it go on.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device has gone.
+    pub(crate) fn check(&self) -> Result {
         let error = self.regs.read_at(Self::BASE + reg::ERROR)?;
-        if error == 0 {
-            return Ok(None);
+        if error == ChannelError::None.code() {
+            return Ok(());
+        }
+        if self.regs.is_gone() {
+            return Err(ENODEV);
         }
         dev_err!(self.dev, "channel {INDEX} stopped with error {error}\n");
-        self.regs.write_at(Self::BASE + reg::ERROR, 0)?;
-        Ok(Some(error))
+        self.regs.write_at(Self::BASE + reg::ERROR, 0)
     }
 }
 

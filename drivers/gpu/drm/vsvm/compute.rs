@@ -238,7 +238,8 @@ impl<'bound> ComputeEngine<'bound> {
             Status::Ok => Ok(()),
             Status::Fault => Err(job.fault.copy().unwrap_or(EFAULT)),
             Status::BadCommand => {
-                let _ = self.channel.take_error();
+                // It is not well, and if it has gone that will be noticed elsewhere.
+                let _ = self.channel.check();
                 Err(EIO)
             }
             Status::BadVram | Status::BusError => Err(EIO),
@@ -329,11 +330,14 @@ impl<'bound> ComputeEngine<'bound> {
             }
             let left = Delta::from_nanos(left).as_millis_ceil();
             let turn = Msecs::try_from(left).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
-            self.wake.wait_interruptible(msecs_to_jiffies(turn), || {
+            let rest = self.wake.wait_interruptible(msecs_to_jiffies(turn), || {
                 self.channel.is_done(fence)
                     || job.end.as_ref().is_some()
                     || self.stopping.load(Relaxed)
             })?;
+            if rest == 0 && self.channel.check().is_err() {
+                self.restart();
+            }
         }
     }
 
@@ -344,9 +348,11 @@ impl<'bound> ComputeEngine<'bound> {
     pub(crate) fn drain(&self, root: u64) {
         let start = Instant::<Monotonic>::now();
         while let Some(fence) = self.last_of(root) {
-            self.wake
+            let rest = self
+                .wake
                 .wait(msecs_to_jiffies(LOOK_AGAIN), || self.channel.is_done(fence));
-            if start.elapsed() > DRAIN_TIMEOUT {
+            let gone = rest == 0 && self.channel.check().is_err();
+            if gone || start.elapsed() > DRAIN_TIMEOUT {
                 self.restart();
             }
         }

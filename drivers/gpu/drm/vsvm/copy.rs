@@ -250,10 +250,9 @@ impl<'bound> CopyEngine<'bound> {
         while left != 0 {
             let turn = left.min(msecs_to_jiffies(LOOK_AGAIN));
             let rest = self.wake.wait(turn, || self.channel.is_done(fence));
-            if rest != 0 {
+            if rest != 0 || self.channel.check().is_err() {
                 break;
             }
-            self.channel.take_error()?;
             left -= turn;
         }
         match self.channel.completion(fence) {

@@ -25,20 +25,19 @@ pub struct Built {
 }
 
 impl Built {
-    /// Copies the kernel to `out/bzImage` and the modules to `out/lib/modules`.
+    /// Copies the kernel to `out/bzImage` and what the guest needs, `lib/modules` and `bin`, to
+    /// `out/guest`.
     pub fn copy_to(&self, out: &Path) -> Result<()> {
         copy(
             &self.dir.join("arch/x86/boot/bzImage"),
             &out.join("bzImage"),
         )?;
-        let modules = self.dir.join("install");
-        for entry in WalkDir::new(&modules) {
+        let guest = self.dir.join("guest");
+        for entry in WalkDir::new(&guest) {
             let entry = entry?;
             if entry.file_type().is_file() {
-                copy(
-                    entry.path(),
-                    &out.join(entry.path().strip_prefix(&modules)?),
-                )?;
+                let name = entry.path().strip_prefix(&guest)?;
+                copy(entry.path(), &out.join("guest").join(name))?;
             }
         }
         Ok(())
@@ -67,7 +66,7 @@ pub fn build(cache: &Cache, tree: &Tree, checkout: &Path, flavour: Flavour) -> R
     let name = flavour.name();
     let dir = cache.path(format!("build-{name}"));
     let fragments = flavour.fragments(checkout);
-    let inputs = digest(&tree.id, &fragments)?;
+    let inputs = digest(&tree.id, &fragments, flavour)?;
     let stamp = dir.join("devcache.stamp");
     if read_if_there(&stamp)?.as_ref() == Some(&inputs) {
         println!("kernel: up to date (CONFIG={name})");
@@ -87,7 +86,7 @@ pub fn build(cache: &Cache, tree: &Tree, checkout: &Path, flavour: Flavour) -> R
         _ => {}
     }
     let configured = build.dir.join("devcache.configured");
-    let wanted = digest(&tree.kconfig_id, &fragments)?;
+    let wanted = digest(&tree.kconfig_id, &fragments, flavour)?;
     if read_if_there(&configured)?.as_ref() != Some(&wanted) {
         let stage = Stage::begin(format!("kernel: configure (CONFIG={name})"));
         build.configure(&fragments)?;
@@ -101,10 +100,22 @@ pub fn build(cache: &Cache, tree: &Tree, checkout: &Path, flavour: Flavour) -> R
     Ok(Built { dir: build.dir })
 }
 
-/// A hash of what decides a result: something of the tree, the fragments and the compilers.
-fn digest(of_tree: &str, fragments: &[PathBuf]) -> Result<String> {
+/// What is given to `make`, beyond what no result depends on.
+fn flags(flavour: Flavour) -> &'static [&'static str] {
+    if flavour.is_checked() {
+        // Clippy compiles the Rust code, and its warnings are errors.
+        &["CLIPPY=1", "KRUSTFLAGS=-Dwarnings"]
+    } else {
+        &[]
+    }
+}
+
+/// A hash of what decides a result: something of the tree, the fragments, the flags and the
+/// compilers.
+fn digest(of_tree: &str, fragments: &[PathBuf], flavour: Flavour) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(of_tree);
+    hash.update(flags(flavour).join(" "));
     for fragment in fragments {
         hash.update(fs::read(fragment).with_context(|| fragment.display().to_string())?);
     }
@@ -133,10 +144,7 @@ impl Build<'_> {
             ))
             // Nothing of this machine or moment goes into the kernel, so that ccache hits.
             .args(["KBUILD_BUILD_USER=devcache", "KBUILD_BUILD_HOST=devcache"]);
-        if self.flavour.is_checked() {
-            // Clippy compiles the Rust code, and its warnings are errors.
-            make.args(["CLIPPY=1", "KRUSTFLAGS=-Dwarnings"]);
-        }
+        make.args(flags(self.flavour));
         make
     }
 

@@ -122,12 +122,12 @@ bool devcache_may_admit(struct folio *folio);
 bool devcache_admit(struct folio *folio, bool write);
 
 /**
- * devcache_prepare() - split the large folios of a range, so that it can move
+ * devcache_prepare() - make the folios of a range ready to move
  * @mapping: the page cache of an open file
  * @first: first page index
  * @end: page index after the last
  *
- * A large folio that is dirty is written to disk first, since its private data
+ * Drains the per-CPU LRU batches and splits large folios. A large folio that is dirty is written to disk first, since its private data
  * cannot be divided. Page table entries of folios that are split are gone: fault
  * the range in before it is migrated. A folio that is in use stays large.
  *

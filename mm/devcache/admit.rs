@@ -33,7 +33,8 @@ pub(crate) fn may_admit(mapping: &Mapping) -> bool {
     mapping.accepts_device_folios() && !mapping.is_exiting()
 }
 
-/// Splits the large folios of a range of pages, as far as that is possible. May sleep.
+/// Makes a range of pages ready to move: splits large folios, as far as that is possible, and puts
+/// folios that are on their way to the LRU there. May sleep.
 ///
 /// # Errors
 ///
@@ -42,6 +43,8 @@ pub(crate) fn prepare(mapping: &Mapping, indexes: Range<usize>) -> Result {
     if !may_admit(mapping) {
         return Err(EOPNOTSUPP);
     }
+    // A page in the LRU batch of another CPU has one more reference, and so looks used.
+    sys::drain_lru();
     let mut index = indexes.start;
     while index < indexes.end {
         if sys::killed() {

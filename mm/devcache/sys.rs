@@ -206,6 +206,12 @@ pub(crate) fn split(mapping: &Mapping, folio: &Folio) -> Result {
     to_result(unsafe { bindings::devcache_split(mapping.as_raw(), folio.as_raw()) })
 }
 
+/// Puts all folios in per-CPU batches on the LRU. May sleep.
+pub(crate) fn drain_lru() {
+    // SAFETY: Called from process context.
+    unsafe { bindings::lru_add_drain_all() };
+}
+
 /// Lets others run; is the task being killed?
 pub(crate) fn killed() -> bool {
     // SAFETY: Called from process context.

@@ -76,7 +76,21 @@ pub(crate) fn send(gpu: &Gpu, map: &Map, pages: Range<usize>, touch: Touch) -> R
         thread::sleep(Duration::from_millis(50));
     }
     let left = pagemap::elsewhere(map, pages.clone(), Place::Device)?;
-    bail!("pages {left:?} of {pages:?} did not move to the device, the last try: {counts:?}")
+    bail!(
+        "{} of {pages:?} did not move to the device, the last try: {counts:?}",
+        list(&left)
+    )
+}
+
+/// Page numbers for a message, which need not name all of very many.
+fn list(pages: &[usize]) -> String {
+    const SHOWN: usize = 8;
+    match pages {
+        [first, .., last] if pages.len() > SHOWN => {
+            format!("{} pages from {first} to {last}", pages.len())
+        }
+        _ => format!("pages {pages:?}"),
+    }
 }
 
 impl<'a> Resident<'a> {
@@ -155,7 +169,7 @@ impl<'a> Resident<'a> {
     /// These pages must be on the device.
     pub(crate) fn on_device(&self, pages: Range<usize>) -> Result<()> {
         let left = pagemap::elsewhere(&self.map, pages, Place::Device)?;
-        ensure!(left.is_empty(), "pages {left:?} have left the device");
+        ensure!(left.is_empty(), "{} have left the device", list(&left));
         Ok(())
     }
 
@@ -166,7 +180,7 @@ impl<'a> Resident<'a> {
             .zip(places)
             .filter_map(|(page, place)| (place == Place::Device).then_some(page))
             .collect();
-        ensure!(left.is_empty(), "pages {left:?} are still on the device");
+        ensure!(left.is_empty(), "{} are still on the device", list(&left));
         Ok(())
     }
 
@@ -198,5 +212,17 @@ impl<'a> Resident<'a> {
     /// Closes everything and returns where the file was and what it must contain.
     pub(crate) fn close(self) -> (PathBuf, Vec<u8>) {
         (self.path, self.want)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_pages() {
+        assert_eq!(list(&[3, 5]), "pages [3, 5]");
+        let many: Vec<usize> = (10..30).collect();
+        assert_eq!(list(&many), "20 pages from 10 to 29");
     }
 }

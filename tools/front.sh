@@ -49,7 +49,8 @@ mkdir -p "$guest/bin"
 for tool in $tools; do cp "$CARGO_TARGET_DIR/release/$tool" "$guest/bin/"; done
 PATH=$guest/bin:/usr/bin:/usr/sbin
 if [ "$target" = test ]; then
-	devcache-check --results "$run/results" host --checkout "$work" --tree "$cache/tree"
+	devcache-check --results "$run/results" host \
+		--checkout "$work" --tree "$cache/tree" --warnings "$run/warnings"
 fi
 exec 9>&-
 

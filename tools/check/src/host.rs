@@ -44,6 +44,10 @@ pub struct Args {
     /// The patched kernel tree, for its checkers.
     #[arg(long)]
     tree: PathBuf,
+
+    /// The compilers' warnings about our part of the kernel.
+    #[arg(long)]
+    warnings: PathBuf,
 }
 
 /// Runs all of it.
@@ -56,6 +60,7 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
             clippy(args)?,
             sources.shellcheck()?,
             sources.spdx()?,
+            kernel_warnings(args)?,
         ];
         outcomes.extend(sources.checkpatch()?);
         outcomes.extend(sources.kernel_doc()?);
@@ -111,6 +116,17 @@ fn clippy(args: &Args) -> Result<Outcome> {
         "clippy",
         cargo(args, "clippy").args(["--quiet", "--all-targets", "--", "-D", "warnings"]),
     )
+}
+
+/// The kernel was compiled with clippy; what it and the C compiler said.
+fn kernel_warnings(args: &Args) -> Result<Outcome> {
+    let text = fs::read_to_string(&args.warnings)
+        .context("the kernel's build left no list of warnings")?;
+    Ok(Outcome::new(
+        "kernel compiles without warnings",
+        text.is_empty(),
+        &text,
+    ))
 }
 
 /// The files of the checkout.

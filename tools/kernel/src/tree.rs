@@ -42,6 +42,8 @@ pub struct Tree {
     pub id: String,
     /// Equal for equal options to choose from.
     pub kconfig_id: String,
+    /// The files that differ from the source.
+    pub changed: Vec<PathBuf>,
 }
 
 /// What a path of the tree holds.
@@ -134,6 +136,7 @@ pub fn assemble(cache: &Cache, source: &Source, checkout: &Path) -> Result<Tree>
         dir: cache.path("tree"),
         id: identify(source, changes.iter()),
         kconfig_id: identify(source, changes.iter().filter(|(path, _)| is_kconfig(path))),
+        changed: changes.keys().cloned().collect(),
     };
 
     let manifest = cache.path("tree.manifest");

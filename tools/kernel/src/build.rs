@@ -101,7 +101,8 @@ pub fn build(cache: &Cache, tree: &Tree, checkout: &Path, flavour: Flavour) -> R
     let stage = Stage::begin(format!("kernel: build (CONFIG={name})"));
     build.compile()?;
     stage.done();
-    let warnings = warnings(&fs::read_to_string(build.log.path())?, &tree.changed);
+    let said = fs::read_to_string(build.log.path())?;
+    let warnings = warnings(&said, &tree.changed);
     let text: String = warnings.iter().flat_map(|(_, text)| [text, "\n"]).collect();
     fs::write(build.dir.join("warnings"), &text)?;
     if warnings.is_empty() {

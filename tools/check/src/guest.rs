@@ -48,7 +48,8 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
     ] {
         report::group(results, name, || {
             let mut run = Run::new(args, program);
-            run.command.args(["--", program]);
+            // Some tell on the standard error why a test failed.
+            run.command.args(["--", &format!("{program} 2>&1")]);
             let (mut outcomes, output) = run.finish()?;
             let tests = ktap::parse(&output);
             if tests.is_empty() {

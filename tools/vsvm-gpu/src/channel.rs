@@ -8,14 +8,16 @@
 //! access to memory until after its last, which is what [`channel::STATUS_BUSY`] promises.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::gpu::Gpu;
 use crate::hw::{
-    channel, descriptor_fence, ChannelError, Descriptor, Done, Status, DESCRIPTOR_SIZE, DONE_SIZE,
-    RING_MAX,
+    channel, descriptor_fence, ChannelError, Descriptor, Done, Status, CHANNEL_COPY,
+    DESCRIPTOR_SIZE, DONE_SIZE, RING_MAX,
 };
+use crate::inject::Knob;
 use crate::words::Half;
 
 const RING_HIGH: usize = channel::RING + 4;
@@ -178,7 +180,29 @@ impl Channel {
         }
     }
 
+    /// Lets time pass, as long as the job is not abandoned; without a limit if it hangs.
+    fn misbehave(&self, gpu: &Gpu, job: &Job<'_>) {
+        let hang = match self.index {
+            CHANNEL_COPY => Knob::HangCopy,
+            _ => Knob::HangCompute,
+        };
+        let latency = Duration::from_micros(gpu.inject.get(Knob::Latency).into());
+        let end = (!gpu.inject.happens(hang)).then(|| Instant::now() + latency);
+        let mut state = self.state.lock();
+        // Abandoning a job changes the epoch under the lock, and wakes us.
+        while job.check().is_ok() {
+            match end {
+                Some(end) if Instant::now() >= end => return,
+                Some(end) => {
+                    self.wake.wait_until(&mut state, end);
+                }
+                None => self.wake.wait(&mut state),
+            }
+        }
+    }
+
     fn execute(&self, gpu: &Gpu, job: &Job<'_>, execute: Execute) {
+        self.misbehave(gpu, job);
         let slot = u64::from(job.get & (job.setup.size - 1));
         let Ok(raw) = gpu.bus.read_words(job.setup.ring + slot * DESCRIPTOR_SIZE) else {
             return self.finish(gpu, job, false, ChannelError::RingRead, true);
@@ -225,7 +249,7 @@ impl Channel {
         }
         drop(state);
         if irq {
-            gpu.irq.raise(self.vector());
+            gpu.raise(self.vector());
         }
     }
 
@@ -248,6 +272,7 @@ impl Channel {
         state.get = 0;
         state.error = ChannelError::None;
         gpu.faults.wake();
+        self.wake.notify_all();
     }
 
     /// Makes [`Channel::run`] return.
@@ -316,7 +341,7 @@ impl Channel {
         drop(state);
         self.wake.notify_all();
         if failed {
-            gpu.irq.raise(self.vector());
+            gpu.raise(self.vector());
         }
     }
 }

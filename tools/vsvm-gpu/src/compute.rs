@@ -31,7 +31,7 @@ pub(crate) fn execute(gpu: &Gpu, job: &Job<'_>, raw: &Descriptor) -> Result<Succ
         let piece = arrays.piece(done);
         match piece.run(gpu, &command, &mut result) {
             Ok(()) => done += piece.length,
-            Err(Error::Bus { va }) => return Err(failed(Status::BusError, va)),
+            Err(Error::Failed { status, va }) => return Err(failed(status, va)),
             Err(Error::Fault(cause)) => match gpu.faults.stall(gpu, job, cause) {
                 Verdict::Replay => {}
                 Verdict::Cancel => return Err(failed(Status::Fault, cause.va)),
@@ -56,7 +56,7 @@ fn failed(status: Status, va: u64) -> Stop {
 /// Why a piece did not run.
 enum Error {
     Fault(Cause),
-    Bus { va: u64 },
+    Failed { status: Status, va: u64 },
 }
 
 /// The virtual addresses of the arrays that a command uses, or of a piece of them, and the length
@@ -145,12 +145,15 @@ impl Arrays {
         let [first, second] = buffers.each_mut().map(|buffer| &mut buffer[..length]);
         for (place, buffer) in [(a, &mut *first), (b, &mut *second)] {
             if let Some((va, location)) = place {
-                read(gpu, location, buffer).map_err(|BusError| Error::Bus { va })?;
+                read(gpu, location, buffer).map_err(|status| Error::Failed { status, va })?;
             }
         }
         compute(command, first, second, result);
         if let Some((va, location)) = dst {
-            write(gpu, location, first).map_err(|BusError| Error::Bus { va })?;
+            write(gpu, location, first).map_err(|BusError| Error::Failed {
+                status: Status::BusError,
+                va,
+            })?;
         }
         drop(tlb);
         Ok(())
@@ -158,14 +161,18 @@ impl Arrays {
 }
 
 /// Reads part of a page.
-fn read(gpu: &Gpu, location: Location, buffer: &mut [u8]) -> Result<(), BusError> {
+fn read(gpu: &Gpu, location: Location, buffer: &mut [u8]) -> Result<(), Status> {
     match location {
         Location::Vram(offset) => {
             let slice = gpu.vram.slice(offset, buffer.len() as u64);
-            slice.ok_or(BusError)?.copy_to(buffer);
+            slice.ok_or(Status::BadVram)?.copy_to(buffer);
+            if !gpu.vram.is_readable(offset, buffer.len() as u64) {
+                return Err(Status::Memory);
+            }
         }
         Location::System(address) => {
-            gpu.bus.read(address, buffer)?;
+            let read = gpu.bus.read(address, buffer);
+            read.map_err(|BusError| Status::BusError)?;
             gpu.stats.count_read(buffer.len() as u64);
         }
     }
@@ -178,6 +185,7 @@ fn write(gpu: &Gpu, location: Location, buffer: &[u8]) -> Result<(), BusError> {
         Location::Vram(offset) => {
             let slice = gpu.vram.slice(offset, buffer.len() as u64);
             slice.ok_or(BusError)?.copy_from(buffer);
+            gpu.vram.set_poisoned(offset, buffer.len() as u64, false);
         }
         Location::System(address) => {
             gpu.bus.write(address, buffer)?;

@@ -6,6 +6,7 @@
 //! the bits say now; only a function-level reset is an event.
 
 use crate::hw;
+use crate::inject;
 
 /// Size of the configuration space of a PCI Express function.
 pub(crate) const SIZE: usize = 4096;
@@ -71,12 +72,16 @@ impl ConfigSpace {
         space.allow(EXPRESS + 0x10, 0x00c8_u16.to_le_bytes());
         space.set(EXPRESS + 0x12, 0x0011_u16.to_le_bytes());
 
-        space.set(MSIX, [0x11, 0]);
+        space.set(MSIX, [0x11, inject::CAPABILITY as u8]);
         // The field holds the number of vectors less one.
         space.set(MSIX_CONTROL, (hw::VECTORS as u16 - 1).to_le_bytes());
         space.allow(MSIX_CONTROL, (MSIX_ENABLE | MSIX_MASK_ALL).to_le_bytes());
         space.set(MSIX + 4, MSIX_BAR.to_le_bytes());
         space.set(MSIX + 8, (MSIX_PBA | MSIX_BAR).to_le_bytes());
+
+        // Vendor-specific: its registers are elsewhere.
+        let length = inject::CAPABILITY_SIZE as u8;
+        space.set(inject::CAPABILITY, [0x09, 0, length]);
         space
     }
 
@@ -166,7 +171,7 @@ mod tests {
             found.push(id);
             at = next;
         }
-        assert_eq!(found, [0x10, 0x11]);
+        assert_eq!(found, [0x10, 0x11, 0x09]);
         let [control, _] = read(&space, 0x82);
         assert_eq!(u32::from(control) + 1, hw::VECTORS);
     }

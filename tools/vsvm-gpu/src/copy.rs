@@ -8,6 +8,7 @@ use crate::bus::{BusError, CHUNK};
 use crate::channel::{Job, Stop, Success};
 use crate::gpu::Gpu;
 use crate::hw::{CopyCommand, CopyOp, Descriptor, Segment, Status, PAGE_SIZE, SEGMENT_SIZE};
+use crate::inject::Knob;
 
 /// Why a segment failed.
 enum Error {
@@ -52,6 +53,9 @@ pub(crate) fn execute(gpu: &Gpu, job: &Job<'_>, raw: &Descriptor) -> Result<Succ
 /// Executes one segment.
 fn segment(gpu: &Gpu, job: &Job<'_>, command: &CopyCommand, index: u64) -> Result<(), Error> {
     job.check()?;
+    if gpu.inject.happens(Knob::CopyError) {
+        return Err(Error::Status(Status::BusError));
+    }
     let place = command.list.checked_add(index * SEGMENT_SIZE);
     let raw = gpu.bus.read_words(place.ok_or(BusError)?)?;
     let segment = Segment::decode(&raw).map_err(|_| Error::Status(Status::BadCommand))?;
@@ -61,6 +65,7 @@ fn segment(gpu: &Gpu, job: &Job<'_>, command: &CopyCommand, index: u64) -> Resul
         length,
     } = segment;
     let bad_vram = Error::Status(Status::BadVram);
+    let memory = Error::Status(Status::Memory);
     let Some(here) = gpu.vram.slice(vram, length) else {
         return Err(bad_vram);
     };
@@ -70,7 +75,10 @@ fn segment(gpu: &Gpu, job: &Job<'_>, command: &CopyCommand, index: u64) -> Resul
                 gpu.bus.read_to(address, chunk)
             })?;
             gpu.stats.count_read(length);
+            let poison = gpu.inject.happens(Knob::Poison);
+            gpu.vram.set_poisoned(vram, length, poison);
         }
+        CopyOp::FromVram if !gpu.vram.is_readable(vram, length) => return Err(memory),
         CopyOp::FromVram => {
             in_chunks(job, here, other, |address, chunk| {
                 gpu.bus.write_from(address, chunk)
@@ -82,12 +90,16 @@ fn segment(gpu: &Gpu, job: &Job<'_>, command: &CopyCommand, index: u64) -> Resul
             if vram.abs_diff(other) < length {
                 return Err(Error::Status(Status::BadVram));
             }
+            if !gpu.vram.is_readable(other, length) {
+                return Err(memory);
+            }
             in_chunks(job, here, 0, |offset, chunk| {
                 let from = usize::try_from(offset).map_err(|_| BusError)?;
                 let source = source.subslice(from, chunk.len()).map_err(|_| BusError)?;
                 source.copy_to_volatile_slice(chunk);
                 Ok(())
             })?;
+            gpu.vram.set_poisoned(vram, length, false);
         }
         CopyOp::Fill if other != 0 => return Err(Error::Status(Status::BadCommand)),
         CopyOp::Fill if (vram | length) % 4 != 0 => return Err(bad_vram),
@@ -99,6 +111,7 @@ fn segment(gpu: &Gpu, job: &Job<'_>, command: &CopyCommand, index: u64) -> Resul
                 }
                 Ok(())
             })?;
+            gpu.vram.set_poisoned(vram, length, false);
         }
     }
     Ok(())

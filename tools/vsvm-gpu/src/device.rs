@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use crate::channel::Execute;
 use crate::gpu::{Counts, Gpu};
 use crate::hw::{self, channel, reg};
+use crate::inject::Setting;
 use crate::mmu::Invalidation;
 use crate::words::Half;
 use crate::{compute, copy};
@@ -40,9 +41,9 @@ pub(crate) struct Device {
 
 impl Device {
     /// Powers on a GPU with `vram_size` bytes of VRAM.
-    pub(crate) fn new(vram_size: u64) -> anyhow::Result<Self> {
+    pub(crate) fn new(vram_size: u64, settings: &[Setting]) -> anyhow::Result<Self> {
         let mut device = Self {
-            gpu: Arc::new(Gpu::new(vram_size)?),
+            gpu: Arc::new(Gpu::new(vram_size, settings)?),
             threads: Vec::new(),
             window: 0,
             invalidation: Invalidation::default(),

@@ -13,6 +13,7 @@ use crate::gpu::Gpu;
 use crate::hw::{
     reg, Access, Fault, FaultReason, CHANNELS, FAULT_ENTRY_SIZE, PAGE_SIZE, RING_MAX, VECTOR_FAULT,
 };
+use crate::inject::Knob;
 use crate::words::Half;
 
 const FAULT_BASE_HIGH: usize = reg::FAULT_BASE + 4;
@@ -122,13 +123,17 @@ impl Faults {
                 let Some(address) = base.checked_add(slot * FAULT_ENTRY_SIZE) else {
                     break Verdict::Cancel;
                 };
-                if gpu.bus.publish(address, &entry.encode()).is_err() {
+                let mut raw = entry.encode();
+                if gpu.inject.happens(Knob::CorruptFault) {
+                    raw[1..].fill_with(|| gpu.inject.garbage(Knob::CorruptFault));
+                }
+                if gpu.bus.publish(address, &raw).is_err() {
                     break Verdict::Cancel;
                 }
                 state.put = seq;
                 reported = Some(seq);
                 gpu.stats.count_fault();
-                gpu.irq.raise(VECTOR_FAULT);
+                gpu.raise(VECTOR_FAULT);
             }
             state.stalled[channel] = Some(Stall {
                 seq: reported,

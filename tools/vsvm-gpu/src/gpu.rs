@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use crate::bus::Bus;
 use crate::channel::Channel;
 use crate::faults::Faults;
-use crate::hw::CHANNELS;
+use crate::hw::{CHANNELS, VECTORS};
+use crate::inject::{Inject, Knob, Setting};
 use crate::mmu::Tlb;
 use crate::msix::Msix;
 use crate::vram::Vram;
@@ -26,11 +27,12 @@ pub(crate) struct Gpu {
     pub(crate) faults: Faults,
     pub(crate) channels: [Channel; CHANNELS as usize],
     pub(crate) stats: Stats,
+    pub(crate) inject: Inject,
 }
 
 impl Gpu {
     /// Returns a GPU with `vram_size` bytes of VRAM.
-    pub(crate) fn new(vram_size: u64) -> anyhow::Result<Self> {
+    pub(crate) fn new(vram_size: u64, settings: &[Setting]) -> anyhow::Result<Self> {
         Ok(Self {
             vram: Vram::new(vram_size)?,
             bus: Bus::default(),
@@ -42,7 +44,18 @@ impl Gpu {
                 Channel::new(crate::hw::CHANNEL_COMPUTE),
             ],
             stats: Stats::default(),
+            inject: Inject::new(settings),
         })
+    }
+
+    /// Raises a vector.
+    pub(crate) fn raise(&self, vector: u32) {
+        if !self.inject.happens(Knob::LostIrq) {
+            self.irq.raise(vector);
+        }
+        if self.inject.happens(Knob::SpuriousIrq) {
+            (0..VECTORS).for_each(|vector| self.irq.raise(vector));
+        }
     }
 }
 

@@ -9,7 +9,8 @@
 //! - `device` is BAR 0, owned by the server loop; `gpu` is what its threads share;
 //! - `channel` runs descriptor rings on one thread each, `copy` and `compute` execute descriptors;
 //! - `mmu` translates for `compute`, `faults` stalls it; `bus` is DMA, `msix` interrupts, `vram`
-//!   memory.
+//!   memory;
+//! - `inject` makes any of them misbehave when it is told to.
 //!
 //! Each client finds a GPU that was just powered on.
 
@@ -23,6 +24,7 @@ mod faults;
 mod gpu;
 #[path = "../../../drivers/gpu/drm/vsvm/hw.rs"]
 mod hw;
+mod inject;
 mod mmu;
 mod msix;
 #[cfg(test)]
@@ -42,6 +44,7 @@ use anyhow::{anyhow, bail, Context};
 use clap::Parser;
 use vfio_user::Server;
 
+use crate::inject::Setting;
 use crate::vfio::Function;
 
 /// Model of the vsvm GPU, served to QEMU's vfio-user-pci device.
@@ -55,6 +58,11 @@ struct Options {
     /// Size of video memory in MiB.
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     vram_mib: u64,
+
+    /// Misbehaviour: what is to happen, and how often (COUNT times, or 1/N for once in N times); see
+    /// drivers/gpu/drm/vsvm/hw/inject.rs.
+    #[arg(long, value_name = "NAME=HOW-OFTEN")]
+    inject: Vec<Setting>,
 
     /// Exit when the first client leaves.
     #[arg(long)]
@@ -84,7 +92,7 @@ fn free_path(path: &Path) -> anyhow::Result<()> {
 fn serve(listener: UnixListener, options: &Options) -> anyhow::Result<()> {
     let server = Server::from_owned_fd(listener.into(), true, vfio::irqs(), vfio::regions());
     loop {
-        let mut function = Function::new(options.vram_mib << 20)?;
+        let mut function = Function::new(options.vram_mib << 20, &options.inject)?;
         println!(
             "vsvm-gpu: {} MiB of VRAM, listening on {}",
             options.vram_mib,

@@ -13,8 +13,8 @@ use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 use crate::bus::Permission;
 use crate::device::Device;
 use crate::hw::{
-    self, channel, reg, table_index, Descriptor, Done, Fault, Pte, DESCRIPTOR_SIZE, DONE_SIZE,
-    FAULT_ENTRY_SIZE, LEVELS, PAGE_SIZE, VECTORS,
+    self, channel, reg, table_index, Descriptor, Done, Fault, Pte, Unknown, DESCRIPTOR_SIZE,
+    DONE_SIZE, FAULT_ENTRY_SIZE, LEVELS, PAGE_SIZE, VECTORS,
 };
 
 /// Size of VRAM.
@@ -89,7 +89,7 @@ impl Rig {
         file.set_len(RAM_SIZE).unwrap();
         let offset = FileOffset::new(file.try_clone().unwrap(), 0);
         let mut rig = Self {
-            device: Device::new(VRAM).unwrap(),
+            device: Device::new(VRAM, &[]).unwrap(),
             events: Vec::new(),
             ram: MmapRegion::from_file(offset, RAM_SIZE as usize).unwrap(),
             file,
@@ -272,10 +272,15 @@ impl Rig {
 
     /// Waits for the fault with sequence number `seq`.
     pub(crate) fn wait_fault(&self, seq: u32) -> Fault {
+        self.fault_entry(seq).unwrap()
+    }
+
+    /// As [`Rig::wait_fault`], for an entry that may be garbage.
+    pub(crate) fn fault_entry(&self, seq: u32) -> Result<Fault, Unknown> {
         let slot = u64::from((seq - 1) % FAULT_SLOTS);
         let read = || self.get_words(FAULTS + slot * FAULT_ENTRY_SIZE);
         until(|| read()[0] & 0xffff_ffff == u64::from(seq));
-        Fault::decode(&read()).unwrap()
+        Fault::decode(&read())
     }
 
     /// Waits until a channel's status is `status`.

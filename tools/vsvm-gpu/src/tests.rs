@@ -6,6 +6,7 @@ mod client;
 mod compute;
 mod copy;
 mod faults;
+mod inject;
 mod layout;
 mod registers;
 mod rings;

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::time::{Duration, Instant};
 
 use vfio_bindings::bindings::vfio::{
     vfio_region_info, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_MASKABLE, VFIO_IRQ_SET_ACTION_MASK,
@@ -22,6 +23,7 @@ use crate::config_space::{self, ConfigSpace};
 use crate::device::Device;
 use crate::gpu::Counts;
 use crate::hw;
+use crate::inject::{Knob, Setting};
 
 /// Returns the interrupts to announce to clients: MSI-X, and the report of bus errors that QEMU
 /// warns about when it is missing, although there are none to report.
@@ -68,14 +70,17 @@ pub(crate) fn regions() -> Vec<ServerRegion> {
 pub(crate) struct Function {
     device: Device,
     config: ConfigSpace,
+    /// Until when the device has gone from the bus.
+    gone: Option<Instant>,
 }
 
 impl Function {
     /// Powers on a GPU with `vram_size` bytes of VRAM.
-    pub(crate) fn new(vram_size: u64) -> anyhow::Result<Self> {
+    pub(crate) fn new(vram_size: u64, settings: &[Setting]) -> anyhow::Result<Self> {
         Ok(Self {
-            device: Device::new(vram_size)?,
+            device: Device::new(vram_size, settings)?,
             config: ConfigSpace::new(),
+            gone: None,
         })
     }
 
@@ -103,11 +108,33 @@ impl Function {
         self.device.reset();
         self.device.gpu().irq.forget();
     }
+
+    /// Returns whether the device does not answer. If its time is over it comes back.
+    fn is_gone(&mut self) -> bool {
+        self.gone = self.gone.filter(|end| Instant::now() < *end);
+        self.gone.is_some()
+    }
+
+    /// Turns a knob, and makes the device vanish or come back if it is that one.
+    fn turn(&mut self, knob: Knob, value: u32) {
+        self.device.gpu().inject.set(knob, value);
+        if knob != Knob::Gone {
+            return;
+        }
+        self.gone = None;
+        if value != 0 {
+            self.gone = Some(Instant::now() + Duration::from_millis(value.into()));
+            // Neither channels nor interrupts work in this state, nor does bus mastering.
+            self.reset_function();
+            self.device.gpu().vram.lose();
+        }
+    }
 }
 
 impl ServerBackend for Function {
     fn region_read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> io::Result<()> {
         match region {
+            _ if self.is_gone() => data.fill(0xff),
             VFIO_PCI_BAR0_REGION_INDEX => self.device.read(offset, data),
             VFIO_PCI_BAR2_REGION_INDEX => {
                 // The vector table is the client's.
@@ -121,14 +148,29 @@ impl ServerBackend for Function {
                     *byte = *value;
                 }
             }
-            VFIO_PCI_CONFIG_REGION_INDEX => self.config.read(offset, data),
+            VFIO_PCI_CONFIG_REGION_INDEX => {
+                self.config.read(offset, data);
+                let knob = usize::try_from(offset).ok().and_then(Knob::at);
+                if let (Some(knob), [a, b, c, d]) = (knob, data) {
+                    let value = self.device.gpu().inject.get(knob).to_le_bytes();
+                    [*a, *b, *c, *d] = value;
+                }
+            }
             _ => data.fill(0xff),
         }
         Ok(())
     }
 
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
+        if region == VFIO_PCI_CONFIG_REGION_INDEX {
+            let knob = usize::try_from(offset).ok().and_then(Knob::at);
+            if let (Some(knob), [a, b, c, d]) = (knob, data) {
+                self.turn(knob, u32::from_le_bytes([*a, *b, *c, *d]));
+                return Ok(());
+            }
+        }
         match region {
+            _ if self.is_gone() => {}
             VFIO_PCI_BAR0_REGION_INDEX => self.device.write(offset, data),
             VFIO_PCI_CONFIG_REGION_INDEX => {
                 if self.config.write(offset, data) {

@@ -47,6 +47,10 @@
 //! the translation) or [`reg::FAULT_CANCEL`] (fail the descriptor with [`Status::Fault`]). Work
 //! done before the fault is never repeated. While the buffer is full the channel waits for room;
 //! while it is disabled a fault fails the descriptor at once.
+//!
+//! # Errors
+//!
+//! The model can be told to misbehave in ways that hardware does: see `hw/inject.rs`.
 
 #![allow(
     dead_code,
@@ -339,6 +343,8 @@ codes! {
         BusError = 3,
         /// A fault was cancelled, or could not be reported.
         Fault = 4,
+        /// VRAM has lost what was stored there.
+        Memory = 5,
     }
 }
 

@@ -16,6 +16,7 @@ use vfio_bindings::bindings::vfio::{
 use vfio_user::{Client, Server};
 
 use crate::hw::*;
+use crate::inject::Knob;
 use crate::rig::{until, Events};
 use crate::vfio::{self, Function};
 
@@ -38,7 +39,9 @@ impl Link {
         let server = std::thread::spawn(|| {
             let irqs = vfio::irqs();
             let server = Server::from_owned_fd(listener.into(), true, irqs, vfio::regions());
-            server.run(&mut Function::new(1 << 20).unwrap()).unwrap();
+            server
+                .run(&mut Function::new(1 << 20, &[]).unwrap())
+                .unwrap();
         });
         let mut client = Client::new(&path).unwrap();
         let ram = tempfile::tempfile().unwrap();
@@ -195,5 +198,47 @@ fn both_resets_reset_config_space_and_device_but_not_vram() {
         assert_eq!(link.reg32(reg::WINDOW as u64), 0);
         assert_eq!(link.read(BAR, WINDOW_OFFSET as u64), [7; 8]);
     }
+    link.close();
+}
+
+#[test]
+fn a_device_that_has_gone_comes_back_empty() {
+    let mut link = Link::new();
+    let gone = Knob::Gone.offset() as u64;
+    link.set_master(true);
+    link.enable();
+    link.write(BAR, WINDOW_OFFSET as u64, [7; 8]);
+    link.write(CONFIG, gone, u32::MAX.to_le_bytes());
+    link.submit();
+    assert_eq!(link.reg32(reg::ID as u64), u32::MAX);
+    assert_eq!(link.read(CONFIG, 0), [0xff; 4]);
+    assert_eq!(link.read(CONFIG, gone), [0xff; 4]);
+    assert_eq!(link.read(MSIX_BAR, 0x800), [0xff]);
+    link.set_master(true);
+    assert_eq!(link.fence(), 0);
+
+    link.write(CONFIG, gone, [0; 4]);
+    assert_eq!(link.reg32(reg::ID as u64), ID_MAGIC);
+    assert_eq!(link.read(CONFIG, 0x04), [0, 0]);
+    assert_ne!(link.read(BAR, WINDOW_OFFSET as u64), [7; 8]);
+    assert_eq!(link.fence(), 0);
+    link.set_master(true);
+    link.enable();
+    link.submit();
+    until(|| link.fence() == 42);
+
+    link.write(CONFIG, gone, 20_u32.to_le_bytes());
+    assert_eq!(link.reg32(reg::ID as u64), u32::MAX);
+    until(|| link.reg32(reg::ID as u64) == ID_MAGIC);
+    link.close();
+}
+
+#[test]
+fn knobs_are_turned_in_config_space() {
+    let mut link = Link::new();
+    let knob = Knob::CopyError.offset() as u64;
+    assert_eq!(link.read(CONFIG, knob), [0; 4]);
+    link.write(CONFIG, knob, [3, 2, 1, 0]);
+    assert_eq!(link.read(CONFIG, knob), [3, 2, 1, 0]);
     link.close();
 }

@@ -111,7 +111,7 @@ fn reserved_bits_and_unknown_codes_are_refused() {
         assert!(ComputeCommand::decode(&raw).is_err(), "{raw:?}");
     }
     assert!(Segment::decode(&[0, 0, 0, 1]).is_err());
-    assert!(Done::decode(&[0, 5, 0, 0]).is_err());
+    assert!(Done::decode(&[0, 6, 0, 0]).is_err());
     assert!(Done::decode(&[0, 1 << 32, 0, 0]).is_err());
     assert!(Fault::decode(&[0, 0, 0, 1]).is_err());
 }

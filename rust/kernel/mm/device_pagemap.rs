@@ -89,8 +89,20 @@ const BATCH: usize = 16;
 /// How long to wait for references to go away before looking again.
 const RETRY_DELAY: Delta = Delta::from_millis(10);
 
+/// How many rounds to try to copy pages before they are given up.
+const COPY_ROUNDS: usize = 10;
+
 /// After how many rounds of waiting to tell that somebody still has pages.
 const RETRIES_PER_MESSAGE: usize = 1000;
+
+/// What becomes of anonymous pages that could not be copied.
+#[derive(Clone, Copy)]
+enum Failed {
+    /// They stay in device memory.
+    Stay,
+    /// Their content is lost.
+    GiveUp,
+}
 
 /// Device-private memory.
 ///
@@ -102,8 +114,8 @@ const RETRIES_PER_MESSAGE: usize = 1000;
 /// - the device must still be able to copy;
 /// - the caller must hold no reference to a page, in particular no [`NewFolio`], and no lock that
 ///   [`DevicePrivateOps`] or an interval notifier takes;
-/// - the anonymous page of a program that cannot be copied stays until the program unmaps it or
-///   exits, and the destructor waits for that, with a message in the log.
+/// - an anonymous page that cannot be copied, also not after some time, is lost: the program gets a
+///   signal when it accesses it.
 ///
 /// # Examples
 ///
@@ -333,7 +345,7 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
         buffer: &mut MigrationBuffer,
     ) -> Result<Returned> {
         let migration = Migration::collect_device(mmap, addresses, self.owner(), buffer)?;
-        Ok(self.return_to_ram(migration))
+        Ok(self.return_to_ram(migration, Failed::Stay))
     }
 
     /// Brings the anonymous pages in a range of indices back to system memory, whomever they
@@ -343,6 +355,10 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
     ///
     /// Context: as for [`DevicePagemap::migrate_to_ram`].
     pub fn evict(&self, indices: Range<usize>) -> Returned {
+        self.return_indices(indices, Failed::Stay)
+    }
+
+    fn return_indices(&self, indices: Range<usize>, failed: Failed) -> Returned {
         let end = indices.end.min(self.pages());
         let mut returned = Returned {
             pages: 0,
@@ -356,7 +372,7 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
             // SAFETY: By the type invariants the page frames are mapped by the pagemap.
             let migration =
                 unsafe { Migration::collect_pfns(self.first_pfn() + first, pages, &mut arrays) };
-            let batch = self.return_to_ram(migration);
+            let batch = self.return_to_ram(migration, failed);
             returned.pages += batch.pages;
             returned.result = returned.result.and(batch.result);
             first += pages;
@@ -365,7 +381,7 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
     }
 
     /// Completes a migration from this memory to system memory.
-    fn return_to_ram(&self, mut migration: Migration<'_, Collected>) -> Returned {
+    fn return_to_ram(&self, mut migration: Migration<'_, Collected>, failed: Failed) -> Returned {
         let mut result = Ok(());
 
         let mut entries = migration.entries();
@@ -398,7 +414,10 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
             for (entry, copy) in batch.iter_mut().flatten().zip(&copies) {
                 if copy.result().is_err() {
                     result = result.and(copy.result());
-                    entry.take_destination();
+                    match failed {
+                        Failed::Stay => drop(entry.take_destination()),
+                        Failed::GiveUp => entry.give_up(),
+                    }
                 }
             }
         }
@@ -430,7 +449,11 @@ impl<T: DevicePrivateOps> PinnedDrop for DevicePagemap<T> {
 
         let mut round = 0;
         while this.pages_in_use() > 0 {
-            let returned = this.evict(0..this.pages());
+            let failed = match round {
+                0..COPY_ROUNDS => Failed::Stay,
+                _ => Failed::GiveUp,
+            };
+            let returned = this.return_indices(0..this.pages(), failed);
             if this.pages_in_use() == 0 {
                 break;
             }

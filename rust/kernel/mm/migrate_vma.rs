@@ -366,6 +366,18 @@ impl Entry<'_> {
         Some(unsafe { Folio::from_raw(folio.as_ptr()) })
     }
 
+    /// Gives up what is at the source, because it cannot be copied and never will be. Programs that
+    /// access it get a signal.
+    ///
+    /// The source must be an anonymous folio in device memory.
+    pub(super) fn give_up(&mut self) {
+        self.take_destination();
+        if let Some(folio) = self.src.folio() {
+            // SAFETY: By the type invariants the folio is locked and unmapped, and it does not move.
+            unsafe { bindings::migrate_device_lost(folio.as_ptr()) };
+        }
+    }
+
     /// Takes the destination back, for example because the copy failed.
     ///
     /// The page stays where it is.

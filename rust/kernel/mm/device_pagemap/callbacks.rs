@@ -5,7 +5,8 @@
 use super::{
     DeviceCopy,
     DevicePagemap,
-    DevicePrivateOps, //
+    DevicePrivateOps,
+    Failed, //
 };
 use crate::{
     bindings,
@@ -96,7 +97,7 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
         let mut arrays = [[MigratePfn::NONE]; 2];
         // SAFETY: By the requirement of this function.
         let migration = unsafe { Migration::collect_fault(vmf, self.owner(), &mut arrays) }?;
-        self.return_to_ram(migration).result
+        self.return_to_ram(migration, Failed::Stay).result
     }
 
     /// # Safety

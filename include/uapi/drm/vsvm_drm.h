@@ -269,7 +269,8 @@ struct drm_vsvm_wait {
 	 * that access (@fault_addr). ENOMEM, EIO and others: the page at
 	 * @fault_addr could not be made reachable, for that reason. ECANCELED:
 	 * the job was cancelled since the device is going away. EIO with
-	 * @fault_addr zero: the compute engine failed.
+	 * @fault_addr zero: the compute engine failed, or the job ran for
+	 * seconds without end. ENODEV: the device has vanished.
 	 */
 	__s32 status;
 

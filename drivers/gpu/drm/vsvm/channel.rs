@@ -206,6 +206,12 @@ impl<'bound, const INDEX: u32> Channel<'bound, INDEX> {
         Ok(io_project!(&self.done, [try: slot]).copy_read())
     }
 
+    /// Returns whether the channel waits for the driver to serve a fault.
+    pub(crate) fn is_stalled(&self) -> bool {
+        let status = self.regs.read_at(Self::BASE + reg::STATUS);
+        status.is_ok_and(|status| status & reg::STATUS_STALLED != 0)
+    }
+
     /// Looks whether the channel is well. If it has stopped in the error state, lets it go on.
     ///
     /// # Errors

@@ -2,9 +2,16 @@
 
 //! The compute engine: jobs of all clients in one queue.
 //!
-//! A job is named by the fence of its descriptor. Interrupts only wake those who wait; whoever
+//! A job is named by the first fence of its descriptor. Interrupts only wake those who wait; whoever
 //! holds the lock of the queue first looks at the completion array for jobs that have ended
 //! ([`ComputeEngine::lock`]), so what is seen under the lock is always up to date.
+//!
+//! # Hangs
+//!
+//! Those who wait also watch ([`ComputeEngine::watch`]): an interrupt may be lost, the engine may
+//! hang in a job, and the device may vanish. A job that hangs fails and the channel is restarted;
+//! those behind it have not begun, and are queued again, with new fences. When the device has gone,
+//! all jobs fail.
 //!
 //! # Locks
 //!
@@ -54,6 +61,7 @@ use crate::{
         self,
         ComputeCommand,
         ComputeOp,
+        Descriptor,
         Done,
         Element,
         Status, //
@@ -64,6 +72,9 @@ use crate::{
 
 /// How often to look whether a job has ended, in case its interrupt got lost.
 const LOOK_AGAIN: Msecs = 100;
+
+/// How long a job may run without a fault.
+const HANG_TIMEOUT: Delta = Delta::from_secs(5);
 
 /// How long the jobs of an address space that is going away may take to end.
 const DRAIN_TIMEOUT: Delta = Delta::from_secs(10);
@@ -80,6 +91,27 @@ pub(crate) struct Work {
     pub(crate) src: [Option<Range<u64>>; 2],
     pub(crate) count: u64,
     pub(crate) scalar: u32,
+}
+
+impl Work {
+    /// Returns the descriptor.
+    fn encode(&self, fence: u64) -> Descriptor {
+        let start = |array: &Option<Range<u64>>| array.as_ref().map_or(0, |array| array.start);
+        let [a, b] = &self.src;
+        ComputeCommand {
+            op: self.op,
+            element: self.element,
+            irq: true,
+            fence,
+            root: self.root,
+            dst: start(&self.dst),
+            a: start(a),
+            b: start(b),
+            count: self.count,
+            scalar: self.scalar,
+        }
+        .encode()
+    }
 }
 
 /// How a job ended.
@@ -103,6 +135,8 @@ impl End {
 /// A job in the queue, or one that has ended.
 pub(crate) struct Job {
     work: Work,
+    /// Fence of its descriptor.
+    fence: Atomic<u64>,
     /// Why a fault of the job could not be resolved.
     fault: SetOnce<Error>,
     end: SetOnce<End>,
@@ -138,6 +172,8 @@ struct Queue {
     oldest: u64,
     /// Jobs from `oldest` to before the cursor; the index is the fence modulo the size.
     jobs: KVec<Option<Arc<Job>>>,
+    /// When the oldest job began, or faulted.
+    progress: Instant<Monotonic>,
     /// The channel could not be stopped after it hung, so it must not be used any more.
     dead: bool,
 }
@@ -195,6 +231,7 @@ impl<'bound> ComputeEngine<'bound> {
             oldest: cursor.next(),
             cursor,
             jobs,
+            progress: Instant::now(),
             dead: false,
         };
         Arc::pin_init(
@@ -224,6 +261,7 @@ impl<'bound> ComputeEngine<'bound> {
             }
             queue.set_job(fence, None);
             queue.oldest += 1;
+            queue.progress = Instant::now();
         }
         queue
     }
@@ -242,7 +280,7 @@ impl<'bound> ComputeEngine<'bound> {
                 let _ = self.channel.check();
                 Err(EIO)
             }
-            Status::BadVram | Status::BusError => Err(EIO),
+            Status::BadVram | Status::BusError | Status::Memory => Err(EIO),
         };
         End {
             status,
@@ -262,6 +300,7 @@ impl<'bound> ComputeEngine<'bound> {
         let job = Arc::new(
             Job {
                 work,
+                fence: Atomic::new(0),
                 fault: SetOnce::new(),
                 end: SetOnce::new(),
             },
@@ -277,45 +316,42 @@ impl<'bound> ComputeEngine<'bound> {
         if queue.cursor.next() - queue.oldest >= u64::from(RING_SIZE) {
             return Err(EBUSY);
         }
-        // The job must be there before the GPU can fault.
-        let fence = queue.cursor.next();
-        queue.set_job(fence, Some(job.clone()));
-        let work = &job.work;
-        let start = |array: &Option<Range<u64>>| array.as_ref().map_or(0, |array| array.start);
-        let [a, b] = &work.src;
-        let posted = self.channel.post(&mut queue.cursor, |fence| {
-            ComputeCommand {
-                op: work.op,
-                element: work.element,
-                irq: true,
-                fence,
-                root: work.root,
-                dst: start(&work.dst),
-                a: start(a),
-                b: start(b),
-                count: work.count,
-                scalar: work.scalar,
-            }
-            .encode()
-        });
-        posted.map(|_| (fence, job))
+        if queue.oldest == queue.cursor.next() {
+            queue.progress = Instant::now();
+        }
+        self.post(&mut queue, job.clone())?;
+        Ok((job.fence.load(Relaxed), job))
     }
 
-    /// Returns the job of address space `root` that the engine is executing, if it is one.
-    pub(crate) fn current(&self, root: u64) -> Option<Arc<Job>> {
-        let queue = self.lock();
+    /// Gives a job to the engine, which must have room for it.
+    fn post(&self, queue: &mut Queue, job: Arc<Job>) -> Result {
+        let fence = queue.cursor.next();
+        job.fence.store(fence, Relaxed);
+        // The job must be there before the GPU can fault.
+        queue.set_job(fence, Some(job.clone()));
+        let encode = |fence| job.work.encode(fence);
+        self.channel.post(&mut queue.cursor, encode).map(|_| ())
+    }
+
+    /// Returns the job of address space `root` that has faulted: the one that the engine is
+    /// executing, if it is one.
+    pub(crate) fn faulting(&self, root: u64) -> Option<Arc<Job>> {
+        let mut queue = self.lock();
+        queue.progress = Instant::now();
         let job = queue.job(queue.oldest)?;
         (job.work.root == root).then(|| job.clone())
     }
 
     /// Waits until a job has ended, but not beyond `deadline`, in nanoseconds of the monotonic clock.
     ///
+    /// `poke` makes somebody look for faults, in case their interrupt got lost.
+    ///
     /// # Errors
     ///
     /// - `ETIME`: it has not.
     /// - `ERESTARTSYS`: a signal arrived.
     /// - `ENODEV`: the device goes away.
-    pub(crate) fn wait_for(&self, fence: u64, job: &Job, deadline: i64) -> Result<End> {
+    pub(crate) fn wait_for(&self, job: &Job, deadline: i64, poke: impl Fn()) -> Result<End> {
         loop {
             drop(self.lock());
             if let Some(end) = job.end.copy() {
@@ -331,12 +367,13 @@ impl<'bound> ComputeEngine<'bound> {
             let left = Delta::from_nanos(left).as_millis_ceil();
             let turn = Msecs::try_from(left).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
             let rest = self.wake.wait_interruptible(msecs_to_jiffies(turn), || {
-                self.channel.is_done(fence)
+                self.channel.is_done(job.fence.load(Relaxed))
                     || job.end.as_ref().is_some()
                     || self.stopping.load(Relaxed)
             })?;
-            if rest == 0 && self.channel.check().is_err() {
-                self.restart();
+            if rest == 0 {
+                poke();
+                self.watch();
             }
         }
     }
@@ -344,44 +381,86 @@ impl<'bound> ComputeEngine<'bound> {
     /// Waits until no job of address space `root` is left.
     ///
     /// Nothing may be mapped there any more, and faults must be cancelled, so that jobs end soon.
-    /// If they do not, the engine hangs, and all jobs are abandoned.
-    pub(crate) fn drain(&self, root: u64) {
-        let start = Instant::<Monotonic>::now();
-        while let Some(fence) = self.last_of(root) {
-            let rest = self
-                .wake
-                .wait(msecs_to_jiffies(LOOK_AGAIN), || self.channel.is_done(fence));
-            let gone = rest == 0 && self.channel.check().is_err();
-            if gone || start.elapsed() > DRAIN_TIMEOUT {
-                self.restart();
+    /// If they do not, it is because of a job of another that is executed before them; that fails.
+    /// For `poke` see [`Self::wait_for`].
+    pub(crate) fn drain(&self, root: u64, poke: impl Fn()) {
+        let mut start = Instant::<Monotonic>::now();
+        while let Some(job) = self.last_of(root) {
+            let rest = self.wake.wait(msecs_to_jiffies(LOOK_AGAIN), || {
+                self.channel.is_done(job.fence.load(Relaxed))
+            });
+            if rest == 0 {
+                poke();
+                self.watch();
+            }
+            if start.elapsed() > DRAIN_TIMEOUT {
+                self.restart(self.lock(), EIO);
+                start = Instant::now();
             }
         }
     }
 
-    /// Returns the fence of the last job of an address space.
-    fn last_of(&self, root: u64) -> Option<u64> {
+    /// Returns the last job of an address space.
+    fn last_of(&self, root: u64) -> Option<Arc<Job>> {
         let queue = self.lock();
-        (queue.oldest..queue.cursor.next())
-            .rev()
-            .find(|&fence| queue.job(fence).is_some_and(|job| job.work.root == root))
+        let mut fences = (queue.oldest..queue.cursor.next()).rev();
+        fences.find_map(|fence| {
+            let job = queue.job(fence).filter(|job| job.work.root == root);
+            job.cloned()
+        })
     }
 
-    /// Abandons all jobs and makes an engine that hangs usable again.
-    fn restart(&self) {
+    /// Looks after the engine when nothing has been heard of it for a while.
+    fn watch(&self) {
+        let gone = self.channel.check().is_err();
+        let stalled = self.channel.is_stalled();
         let mut queue = self.lock();
+        if queue.oldest == queue.cursor.next() {
+            return;
+        }
+        if gone {
+            self.restart(queue, ENODEV);
+        } else if stalled {
+            queue.progress = Instant::now();
+        } else if queue.progress.elapsed() > HANG_TIMEOUT {
+            self.restart(queue, EIO);
+        }
+    }
+
+    /// Makes the engine usable again. The oldest job fails with `error`, the others are queued
+    /// again; if the engine cannot be used, they fail too.
+    fn restart(&self, mut queue: MutexGuard<'_, Queue>, error: Error) {
+        let count = queue.cursor.next() - queue.oldest;
+        if count == 0 {
+            return;
+        }
         dev_err!(self.dev, "compute engine does not answer, restarting it\n");
         let stopped = self.channel.disable();
-        for fence in queue.oldest..queue.cursor.next() {
-            if let Some(job) = queue.job(fence) {
-                job.finish(End::failed(EIO));
-            }
-            queue.set_job(fence, None);
+        let oldest = queue.oldest;
+        if let Some(job) = queue.job(oldest) {
+            job.finish(End::failed(error));
         }
-        let restarted = stopped.and_then(|()| self.channel.enable(&mut queue.cursor));
+        queue.set_job(oldest, None);
+
+        // The channel begins with slot 0, and so do the jobs that are left.
+        let index: usize = ((oldest + 1) % u64::from(RING_SIZE)).into_safe_cast_arch();
+        queue.jobs.rotate_left(index);
+        let enabled = stopped.and_then(|()| self.channel.enable(&mut queue.cursor));
         queue.oldest = queue.cursor.next();
-        if restarted.is_err() {
+        queue.progress = Instant::now();
+        queue.dead = enabled.is_err();
+        if queue.dead {
             dev_err!(self.dev, "compute engine cannot be restarted\n");
-            queue.dead = true;
+        }
+
+        for fence in queue.oldest..queue.oldest + (count - 1) {
+            let Some(job) = queue.job(fence).cloned() else {
+                continue;
+            };
+            if queue.dead || self.post(&mut queue, job.clone()).is_err() {
+                queue.set_job(fence, None);
+                job.finish(End::failed(error));
+            }
         }
         drop(queue);
         self.wake.wake();

@@ -11,7 +11,8 @@
 //! File systems, truncation and reclaim wait for copies while they hold locks of their own. So
 //! nothing in here may wait for them in turn: all memory is allocated in advance, no lock is held
 //! that anything of memory management is called with, signals are ignored, and the device has
-//! [`TIMEOUT`] to answer, after which the channel is stopped and the copy reported as failed.
+//! [`TIMEOUT`] to answer. Then the channel is restarted and gets a second chance, for nothing is
+//! lost yet; after that the copy is reported as failed.
 //!
 //! # Locks
 //!
@@ -69,7 +70,7 @@ use crate::{
 pub(crate) const BATCH: usize = 512;
 
 /// How long the device may take for one descriptor.
-const TIMEOUT: Msecs = 10_000;
+const TIMEOUT: Msecs = 5_000;
 
 /// How often to look whether a descriptor is done, in case its interrupt got lost.
 const LOOK_AGAIN: Msecs = 100;
@@ -204,7 +205,10 @@ impl<'bound> CopyEngine<'bound> {
         let count = state.ids.len();
         let mut next = 0;
         while next < count {
-            let Ok(done) = self.submit(state, op, next, count - next) else {
+            let done = self
+                .submit(state, op, next, count - next)
+                .or_else(|_| self.submit(state, op, next, count - next));
+            let Ok(done) = done else {
                 // The channel does not work: it will not for the rest either.
                 state.ids.iter().skip(next).for_each(|&id| failed(id));
                 break;

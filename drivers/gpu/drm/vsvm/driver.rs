@@ -50,7 +50,10 @@ use crate::{
     compute::ComputeEngine,
     copy::CopyEngine,
     dmem::DeviceMemory,
-    fault::FaultHandler,
+    fault::{
+        FaultHandler,
+        FaultThread, //
+    },
     file::File,
     hw,
     mmu::Mmu,
@@ -73,14 +76,18 @@ pub(crate) type VsvmDevice<Ctx = drm::Normal> = drm::Device<VsvmDriver, Ctx>;
 pub(crate) struct Gpu<'bound> {
     pub(crate) units: Units<'bound>,
     pub(crate) spaces: Arc<SvmTable<'bound>>,
+    pub(crate) faults: Arc<FaultThread<'bound>>,
 }
 
 /// The address spaces; destroys all of them when dropped.
-struct Spaces<'bound>(Arc<SvmTable<'bound>>);
+struct Spaces<'bound> {
+    table: Arc<SvmTable<'bound>>,
+    faults: Arc<FaultThread<'bound>>,
+}
 
 impl Drop for Spaces<'_> {
     fn drop(&mut self) {
-        self.0.destroy_all();
+        self.table.destroy_all(|| self.faults.wake_thread());
     }
 }
 
@@ -97,13 +104,12 @@ impl Drop for Summary<'_> {
 }
 
 type WakeIrq<'bound, T> = Pin<KBox<irq::Registration<'bound, WakeHandler<T>>>>;
-type FaultIrq<'bound> = Pin<KBox<irq::ThreadedRegistration<'bound, FaultHandler<'bound>>>>;
 
 /// Everything a bound device has; see the head of the file for the order of the fields.
 pub(crate) struct VsvmData<'bound> {
     _registration: drm::Registration<'bound, VsvmDriver>,
     _spaces: Spaces<'bound>,
-    _fault_irq: FaultIrq<'bound>,
+    _fault_irq: Arc<FaultThread<'bound>>,
     units: Units<'bound>,
     _summary: Summary<'bound>,
     _compute_irq: WakeIrq<'bound, ComputeEngine<'bound>>,
@@ -183,28 +189,26 @@ impl pci::Driver for VsvmDriver {
         let spaces = SvmTable::new()?;
         let handler = FaultHandler::new(regs, units.clone(), spaces.clone());
         let request = vector.index(casts::u32_as_usize(hw::VECTOR_FAULT))?.into();
-        // SAFETY: The registration is stored in `VsvmData` and never forgotten.
-        let fault_irq = unsafe {
-            irq::ThreadedRegistration::new(
-                request,
-                irq::Flags::TRIGGER_NONE,
-                c"vsvm-fault",
-                handler,
-            )
-        };
-        let fault_irq = KBox::pin_init(fault_irq, GFP_KERNEL)?;
+        let flags = irq::Flags::TRIGGER_NONE;
+        // SAFETY: All references are stored in `VsvmData` and never forgotten.
+        let fault_irq = unsafe { FaultThread::new(request, flags, c"vsvm-fault", handler) };
+        let fault_irq = Arc::pin_init(fault_irq, GFP_KERNEL)?;
 
         let drm = drm::UnregisteredDevice::<Self>::new(pdev, Ok(()))?;
         let gpu = Gpu {
             units: units.clone(),
             spaces: spaces.clone(),
+            faults: fault_irq.clone(),
         };
         dev_info!(
             dev,
             "{} MiB of VRAM for programs\n",
             units.memory.size() >> 20
         );
-        let spaces = Spaces(spaces);
+        let spaces = Spaces {
+            table: spaces,
+            faults: fault_irq.clone(),
+        };
         let summary = Summary {
             dev,
             stats: units.stats.clone(),

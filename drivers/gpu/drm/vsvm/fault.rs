@@ -6,6 +6,9 @@
 //! and stalls. The handler is a kernel thread, since resolving a fault sleeps: it may read from
 //! disk or wait for the copy engine. It makes the page reachable and lets the GPU try again, or
 //! cancels the fault, which fails the job.
+//!
+//! The interrupt may get lost: those who wait for jobs wake the thread now and then. An entry may be
+//! garbage: then the GPU tries again and writes a new one.
 
 use kernel::{
     device::{
@@ -49,10 +52,18 @@ use crate::{
 /// Entries of the fault buffer.
 const BUFFER_SIZE: u32 = 64;
 
+/// How many entries in a row may be garbage before the fault is cancelled.
+const GARBAGE_MAX: u32 = 8;
+
+/// The handler, registered with its interrupt.
+pub(crate) type FaultThread<'bound> = irq::ThreadedRegistration<'bound, FaultHandler<'bound>>;
+
 /// What is used by the handler only.
 struct State<'bound> {
     /// Sequence number of the newest entry that was read.
     last: u32,
+    /// How many entries before it were garbage, without one in between that was not.
+    garbage: u32,
     scratch: Scratch<'bound>,
 }
 
@@ -87,6 +98,7 @@ impl<'bound> FaultHandler<'bound> {
             state <- new_mutex!(
                 State {
                     last: 0,
+                    garbage: 0,
                     scratch: Scratch::new()?,
                 },
                 "FaultHandler::state"
@@ -122,7 +134,7 @@ impl<'bound> FaultHandler<'bound> {
     /// Resolves a fault.
     fn resolve(&self, fault: &Fault, scratch: &mut Scratch<'bound>) -> Result {
         let svm = self.spaces.by_root(fault.root).ok_or(ECANCELED)?;
-        let job = self.units.compute.current(fault.root);
+        let job = self.units.compute.faulting(fault.root);
         let result = svm.fault(fault.va, fault.access, job.as_deref(), scratch);
         if let (Err(error), Some(job)) = (result, &job) {
             job.set_fault(error);
@@ -134,7 +146,11 @@ impl<'bound> FaultHandler<'bound> {
 impl irq::ThreadedHandler for FaultHandler<'_> {
     fn handle_threaded(&self) -> irq::IrqReturn {
         let mut state = self.state.lock();
-        let State { last, scratch } = &mut *state;
+        let State {
+            last,
+            garbage,
+            scratch,
+        } = &mut *state;
         let mut replay = false;
         loop {
             let seq = last.wrapping_add(1);
@@ -146,13 +162,21 @@ impl irq::ThreadedHandler for FaultHandler<'_> {
             self.units.stats.gpu_faults.add(1);
 
             let resolved = match Fault::decode(&raw) {
-                Ok(fault) => self.resolve(&fault, scratch),
+                Ok(fault) => {
+                    *garbage = 0;
+                    self.resolve(&fault, scratch)
+                }
                 Err(_) => {
                     dev_err!(
                         self.units.dev,
                         "malformed entry {seq} in the fault buffer\n"
                     );
-                    Err(EIO)
+                    *garbage += 1;
+                    if *garbage < GARBAGE_MAX {
+                        Ok(())
+                    } else {
+                        Err(EIO)
+                    }
                 }
             };
             match resolved {

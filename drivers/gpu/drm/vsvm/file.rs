@@ -66,7 +66,10 @@ impl drm::file::DriverFile for File {
     fn close(self: Pin<&Self>, device: &VsvmDevice<drm::Ioctl>) {
         // If the device has gone, so has the address space.
         if let (Some(id), Some(guard)) = (self.svm.copy(), device.registration_guard()) {
-            guard.registration_data_with(|gpu| gpu.spaces.destroy(id));
+            guard.registration_data_with(|gpu| {
+                let poke = || gpu.faults.wake_thread();
+                gpu.spaces.destroy(id, poke);
+            });
         }
     }
 
@@ -136,7 +139,7 @@ impl File {
         let id = gpu.spaces.create(mm, gpu.units.clone())?;
         if !file.svm.populate(id) {
             // Another thread was faster.
-            gpu.spaces.destroy(id);
+            gpu.spaces.destroy(id, || gpu.faults.wake_thread());
             return Err(EBUSY);
         }
         args.va_end = hw::VA_END;
@@ -210,7 +213,7 @@ impl File {
         let end = gpu
             .units
             .compute
-            .wait_for(args.job, &job, args.timeout_ns)?;
+            .wait_for(&job, args.timeout_ns, || gpu.faults.wake_thread())?;
         if !svm.remove_job(args.job) {
             // Another thread has got the answer.
             return Err(ENOENT);

@@ -376,10 +376,11 @@ impl<'bound> Svm<'bound> {
     }
 
     /// Takes the address space away from the GPU: its jobs are cancelled, and when the function
-    /// returns, the GPU uses neither its pages nor its page table.
-    fn shut_down(&self) {
+    /// returns, the GPU uses neither its pages nor its page table. `poke` makes the fault handler
+    /// look for faults.
+    fn shut_down(&self, poke: impl Fn()) {
         self.notifier.update_lock().lock().close();
-        self.units.compute.drain(self.root);
+        self.units.compute.drain(self.root, poke);
     }
 }
 
@@ -422,10 +423,7 @@ impl<'bound> SvmTable<'bound> {
             list.next_id - 1
         };
         let svm = Svm::new(id, mm, units)?;
-        if let Err(error) = self.list.lock().spaces.push(svm.clone(), GFP_KERNEL) {
-            svm.shut_down();
-            return Err(error.into());
-        }
+        self.list.lock().spaces.push(svm, GFP_KERNEL)?;
         Ok(id)
     }
 
@@ -442,24 +440,26 @@ impl<'bound> SvmTable<'bound> {
     }
 
     /// Removes an address space; the GPU no longer uses it when the function returns.
-    pub(crate) fn destroy(&self, id: u64) {
+    ///
+    /// `poke` makes the fault handler look for faults.
+    pub(crate) fn destroy(&self, id: u64, poke: impl Fn()) {
         let svm = {
             let mut list = self.list.lock();
             let index = list.spaces.iter().position(|svm| svm.id == id);
             index.and_then(|index| list.spaces.remove(index).ok())
         };
         if let Some(svm) = svm {
-            svm.shut_down();
+            svm.shut_down(poke);
         }
     }
 
-    /// Removes all address spaces.
-    pub(crate) fn destroy_all(&self) {
+    /// Removes all address spaces, as [`Self::destroy`].
+    pub(crate) fn destroy_all(&self, poke: impl Fn()) {
         loop {
             let Some(svm) = self.list.lock().spaces.pop() else {
                 break;
             };
-            svm.shut_down();
+            svm.shut_down(&poke);
         }
     }
 }

@@ -12,7 +12,9 @@ mod counters;
 mod data_paths;
 mod direct;
 mod durability;
+mod errors;
 mod grants;
+mod hangs;
 mod lifecycle;
 mod locked;
 mod mapping;
@@ -21,6 +23,7 @@ mod process;
 mod read;
 mod resize;
 mod stress;
+mod vanish;
 mod write;
 
 /// All tests, in the order in which they are run.
@@ -43,6 +46,9 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         bad_jobs::CASES,
         stress::CASES,
         lifecycle::CASES,
+        errors::CASES,
+        hangs::CASES,
+        vanish::CASES,
     ]
     .into_iter()
     .flatten()

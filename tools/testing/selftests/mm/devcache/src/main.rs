@@ -8,6 +8,7 @@
 mod case;
 mod cases;
 mod check;
+mod knobs;
 mod resident;
 mod runner;
 

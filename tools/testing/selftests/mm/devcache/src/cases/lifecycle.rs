@@ -39,7 +39,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Waits until the driver has a device again.
-fn wait_for_gpu() -> Result<()> {
+pub(crate) fn wait_for_gpu() -> Result<()> {
     for _ in 0..250 {
         if Gpu::open_detached().is_ok() {
             return Ok(());
@@ -86,13 +86,13 @@ impl Drop for Unloaded {
 }
 
 /// The device is unbound; it is bound again when this is dropped.
-struct Unbound {
+pub(crate) struct Unbound {
     driver: PathBuf,
     device: String,
 }
 
 impl Unbound {
-    fn now() -> Result<Self> {
+    pub(crate) fn now() -> Result<Self> {
         let sysfs = Gpu::sysfs()?;
         let device = sysfs.file_name().context("a device has a name")?;
         let driver = fs::canonicalize(sysfs.join("driver"))?;

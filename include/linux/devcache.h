@@ -127,8 +127,9 @@ bool devcache_admit(struct folio *folio, bool write);
  * @first: first page index
  * @end: page index after the last
  *
- * Drains the per-CPU LRU batches and splits large folios. A large folio that is dirty is written to disk first, since its private data
- * cannot be divided. Page table entries of folios that are split are gone: fault
+ * Drains the per-CPU LRU batches and splits large folios. A large folio that is
+ * dirty is written to disk first, since its private data cannot be divided. Page
+ * table entries of folios that are split are gone: fault
  * the range in before it is migrated. A folio that is in use stays large.
  *
  * Context: may sleep and write to disk; no mmap_lock, no folio locks.
@@ -154,7 +155,7 @@ int devcache_move_out(struct folio *dst, struct folio *src);
  *
  * Context: may sleep.
  * Return: 0, or -EINVAL if @pgmap is not such memory or is registered already;
- * -EOPNOTSUPP without CONFIG_DEVCACHE.
+ * -ENOMEM; -EOPNOTSUPP without CONFIG_DEVCACHE.
  */
 int devcache_register(struct dev_pagemap *pgmap);
 
@@ -169,6 +170,18 @@ int devcache_register(struct dev_pagemap *pgmap);
  * Context: may sleep; no lock that copy_to_ram or an mmu notifier takes.
  */
 void devcache_unregister(struct dev_pagemap *pgmap);
+
+/**
+ * devcache_evict() - bring page cache folios back from a range of device memory
+ * @pfn: first page frame number, of memory that devcache_register() accepted
+ * @nr: number of pages
+ *
+ * For a driver that needs the memory for something else. Anonymous memory is
+ * not touched, and file folios that move in meanwhile may be left.
+ *
+ * Context: may sleep; no lock that copy_to_ram or an mmu notifier takes.
+ */
+void devcache_evict(unsigned long pfn, unsigned long nr);
 
 #else /* !CONFIG_DEVCACHE */
 
@@ -227,6 +240,10 @@ static inline int devcache_register(struct dev_pagemap *pgmap)
 }
 
 static inline void devcache_unregister(struct dev_pagemap *pgmap)
+{
+}
+
+static inline void devcache_evict(unsigned long pfn, unsigned long nr)
 {
 }
 

@@ -103,6 +103,7 @@ pub(crate) fn move_out(dst: &LockedFolio, src: &LockedFolio) -> Result {
         return Err(EBUSY);
     }
     sys::replace(mapping, dst, src, false)?;
+    sys::note_charge(dst, sys::node(src));
     stats::PAGES_OUT.inc();
     Ok(())
 }

@@ -3,8 +3,8 @@
 //! Back: from device memory to system memory.
 //!
 //! [`find`] is what lookups call: it makes sure that the folio at an index is one the CPU can
-//! read. [`DeviceFolio`] is one folio, locked, on its way. Locks and races are described in
-//! `devcache_main.rs`.
+//! read. [`together`] is for those who want many. A folio on its way is first a [`DeviceFolio`],
+//! locked, then [`Moving`], unmapped too. Locks and races are described in `devcache_main.rs`.
 
 use crate::{
     state::{
@@ -15,9 +15,11 @@ use crate::{
     stats,
     sys::{
         self,
+        Copies,
         Destination, //
     }, //
 };
+use core::ptr;
 use kernel::{
     mm::{
         folio::{
@@ -79,6 +81,32 @@ pub(crate) fn find(
     }
 }
 
+/// How many folios come back together: one call of the driver copies them all.
+pub(crate) const BATCH: usize = 16;
+
+/// Folios to bring back, each with the destination allocated for it.
+pub(crate) type Candidates = [Option<(ARef<Folio>, Destination)>; BATCH];
+
+/// Brings back together those of the candidates that can be locked at once: with a folio locked,
+/// another is not waited for. Returns the system folio for each that came back.
+///
+/// With a `mapping`, candidates that have left it are passed over.
+pub(crate) fn together(
+    candidates: Candidates,
+    mapping: Option<&Mapping>,
+) -> [Option<ARef<Folio>>; BATCH] {
+    let moving = candidates.map(|candidate| {
+        let (folio, dst) = candidate?;
+        Some(DeviceFolio::try_lock(&folio, mapping)?.unmap(dst))
+    });
+    let mut copies = Copies::new();
+    for moving in moving.iter().flatten() {
+        copies.add(&moving.src, &moving.dst);
+    }
+    let mut results = copies.run();
+    moving.map(|moving| moving?.finish(results.next()?))
+}
+
 /// A device folio in the page cache of a file, locked.
 ///
 /// # Invariants
@@ -89,17 +117,21 @@ pub(crate) struct DeviceFolio(LockedFolio);
 impl DeviceFolio {
     /// Locks a device folio if it still is in `mapping`, or waits for whoever has it locked.
     fn lock_in(folio: ARef<Folio>, mapping: &Mapping) -> Option<Self> {
-        let folio = sys::lock_or_wait(folio)?;
-        if !core::ptr::eq(folio.mapping()?, mapping) {
-            return None;
-        }
-        // INVARIANT: The caller found it to be a device folio, and it is in `mapping`.
-        Some(Self(folio))
+        Self::of_file(sys::lock_or_wait(folio)?, Some(mapping))
     }
 
-    /// Takes a locked folio of device memory if a file has it.
-    pub(crate) fn of_file(folio: LockedFolio) -> Option<Self> {
-        folio.mapping()?;
+    /// Locks a folio of device memory, unless somebody else has it locked or no file has it.
+    /// With a `mapping`, it must be in that.
+    pub(crate) fn try_lock(folio: &Folio, mapping: Option<&Mapping>) -> Option<Self> {
+        Self::of_file(folio.try_lock()?, mapping)
+    }
+
+    /// Takes a locked folio of device memory if a file has it. With a `mapping`, it must be in that.
+    pub(crate) fn of_file(folio: LockedFolio, mapping: Option<&Mapping>) -> Option<Self> {
+        let its = folio.mapping()?;
+        if !folio.is_device_private() || mapping.is_some_and(|mapping| !ptr::eq(its, mapping)) {
+            return None;
+        }
         // INVARIANT: Just checked.
         Some(Self(folio))
     }
@@ -109,19 +141,65 @@ impl DeviceFolio {
         self.0.mapping().map(sys::gfp)
     }
 
+    /// Is the content newer than the backing store?
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.0.is_dirty()
+    }
+
+    /// Is the folio charged to `memcg`? If that is null, memory is not charged to anybody.
+    pub(crate) fn is_charged_to(&self, memcg: *mut kernel::bindings::mem_cgroup) -> bool {
+        sys::is_charged_to(&self.0, memcg)
+    }
+
+    /// Drops the folio from its file, without a copy, if what is on disk is as good.
+    pub(crate) fn reclaim(&self) -> bool {
+        let state = State::OnDevice {
+            dirty: self.0.is_dirty(),
+        };
+        self.0.mapping().is_some_and(|mapping| {
+            state::next(state, Event::Reclaim, sys::backing(mapping)).is_some()
+                && sys::drop_clean(mapping, &self.0)
+        })
+    }
+
     /// Moves the content to `dst`, which takes this folio's place, and returns it.
     ///
     /// Returns `None` if the content could not be copied. Then the page is gone or poisoned, and
     /// the loss is on record.
     pub(crate) fn back(self, dst: Destination) -> Option<ARef<Folio>> {
-        let src = self.0;
+        let moving = self.unmap(dst);
+        let mut copies = Copies::new();
+        copies.add(&moving.src, &moving.dst);
+        let copied = copies.run().next()?;
+        moving.finish(copied)
+    }
+
+    fn unmap(self, dst: Destination) -> Moving {
+        sys::unmap(&self.0);
+        // INVARIANT: It is locked, so no page table entry can be added.
+        Moving { src: self.0, dst }
+    }
+}
+
+/// A device folio in the page cache of a file, and where its content goes.
+///
+/// # Invariants
+///
+/// `src` is device-private, its mapping is not empty, and no page table maps it.
+struct Moving {
+    src: LockedFolio,
+    dst: Destination,
+}
+
+impl Moving {
+    /// Does what the result of the copy calls for: see [`DeviceFolio::back`].
+    fn finish(self, copied: Result) -> Option<ARef<Folio>> {
+        let Self { src, dst } = self;
         let mapping = src.mapping()?;
         let moving = State::MovingBack {
             dirty: src.is_dirty(),
         };
-
-        sys::unmap(&src);
-        let event = match sys::copy_to_ram(&src, &dst) {
+        let event = match copied {
             Ok(()) => Event::Copied,
             Err(_) => Event::CopyFailed,
         };

@@ -14,8 +14,9 @@
 //!
 //! *Admission* moves a folio to a device inside `migrate_vma_*()` (`admit.rs`); *back* moves it to
 //! system memory (`back.rs`); a driver *registers* the memory that may take part (`register.rs`).
-//! `state.rs` says which moves are legal, `ffi.rs` has the entries for C, `sys.rs` the calls into
-//! mm, `stats.rs` the counters.
+//! `evict.rs` brings back what a range of device memory holds, `shrink.rs` what is charged to who
+//! is short of memory. `state.rs` says which moves are legal, `ffi.rs` has the entries for C,
+//! `sys.rs` the calls into mm, `stats.rs` the counters.
 //!
 //! # Why no write is lost
 //!
@@ -39,7 +40,8 @@
 //! * It never takes mmap_lock or invalidate_lock, starts no transaction and reads no disk.
 //! * The destination is allocated before the folio lock is taken and without `__GFP_FS`: reclaim
 //!   may wait for what the caller holds.
-//! * One device folio at a time is locked, and a locked one is waited for without a reference.
+//! * With a device folio locked, the lock of another is only tried, and a locked one is waited for
+//!   without a reference.
 //! * It does not depend on the reference count. A task that holds a reference on this folio may
 //!   wait for a lock that our caller holds; since no holder of a reference can see the content and
 //!   all test `folio->mapping` under the lock, the slot can change hands under them.
@@ -47,6 +49,9 @@
 //!   else.
 //! * After the folio is unlocked, neither the mapping nor the inode is touched: only the lock kept
 //!   them.
+//!
+//! The shrinker runs in reclaim, below all of these. It tries folio locks, and does not allocate
+//! what is not free.
 //!
 //! Admission runs under a page table lock and only tries locks. A folio that is pinned, under
 //! writeback or busy in another way stays where it is.
@@ -65,10 +70,12 @@
 
 mod admit;
 mod back;
+mod evict;
 mod ffi;
 #[cfg(CONFIG_DEVCACHE_KUNIT_TEST)]
 mod kunit;
 mod register;
+mod shrink;
 mod state;
 mod stats;
 mod sys;

@@ -6,13 +6,25 @@
 
 use crate::{
     admit,
-    back,
+    back::{
+        self,
+        Candidates,
+        BATCH, //
+    },
+    evict,
     register,
+    shrink,
     stats,
-    sys::Pagemap, //
+    sys::{
+        Destination,
+        Pagemap, //
+    }, //
 };
 use core::{
-    mem::ManuallyDrop,
+    mem::{
+        replace,
+        ManuallyDrop, //
+    },
     ptr::{
         null_mut,
         NonNull, //
@@ -67,6 +79,27 @@ unsafe extern "C" fn devcache_back(
     }
 }
 
+/// A folio of a batch, with the batch's reference.
+struct Slot<'a>(&'a mut *mut bindings::folio);
+
+impl Slot<'_> {
+    /// The folio, if it is in device memory.
+    fn device_folio(&self) -> Option<ARef<Folio>> {
+        // SAFETY: The batch has a reference on it.
+        let folio = unsafe { Folio::from_raw(*self.0) };
+        folio.is_device_private().then(|| folio.into())
+    }
+
+    /// Puts another folio in its place.
+    fn replace(&mut self, by: ARef<Folio>) {
+        let old = replace(self.0, ARef::into_raw(by).cast().as_ptr());
+        if let Some(old) = NonNull::new(old.cast::<Folio>()) {
+            // SAFETY: This was the batch's reference.
+            drop(unsafe { ARef::from_raw(old) });
+        }
+    }
+}
+
 /// # Safety
 ///
 /// `mapping` must be valid, and `fbatch` hold references on folios found in it.
@@ -79,15 +112,33 @@ unsafe extern "C" fn devcache_back_batch(
     let mapping = unsafe { Mapping::from_raw(mapping) };
     // SAFETY: The caller promises that it is valid, and nobody else uses a batch.
     let fbatch = unsafe { &mut *fbatch };
-    let mut kept = 0;
+    let all = fbatch.folios.get_mut(..usize::from(fbatch.nr));
 
+    for folios in all.unwrap_or_default().chunks_mut(BATCH) {
+        let mut candidates: Candidates = Default::default();
+        for (folio, candidate) in folios.iter_mut().zip(&mut candidates) {
+            *candidate = Slot(folio)
+                .device_folio()
+                .filter(|_| !mapping.is_exiting())
+                .map(|folio| (folio, Destination::alloc(mapping)));
+        }
+        let now = back::together(candidates, Some(mapping));
+        for (folio, now) in folios.iter_mut().zip(now) {
+            if let Some(now) = now {
+                Slot(folio).replace(now);
+            }
+        }
+    }
+
+    // Those that somebody else had locked, one by one.
+    let mut kept = 0;
     for i in 0..usize::from(fbatch.nr) {
-        let Some(&found) = fbatch.folios.get(i) else {
+        let Some(found) = fbatch.folios.get_mut(i) else {
             break;
         };
-        // SAFETY: The batch has a reference on it.
-        let folio = unsafe { Folio::from_raw(found) };
-        let now = if folio.is_device_private() {
+        let device_folio = Slot(found).device_folio();
+        let found = *found;
+        let now = if device_folio.is_some() {
             // SAFETY: The index of a device folio does not change while there is a reference.
             let index = unsafe { bindings::devcache_folio_index(found) };
             // SAFETY: The reference of the batch is given up; the slot gets another one below.
@@ -191,10 +242,39 @@ unsafe extern "C" fn devcache_unregister(pgmap: *mut bindings::dev_pagemap) {
 
 /// # Safety
 ///
-/// Called once, at boot.
+/// The page frame numbers must be those of device-private memory that stays mapped.
 #[export]
-unsafe extern "C" fn devcache_stats_init() -> c_int {
+unsafe extern "C" fn devcache_evict(first: usize, nr: usize) {
+    evict::range(first..first.saturating_add(nr));
+}
+
+/// # Safety
+///
+/// Called by the shrinker.
+#[export]
+unsafe extern "C" fn devcache_shrink_count() -> usize {
+    shrink::count()
+}
+
+/// # Safety
+///
+/// `sc` must be valid. Called by the shrinker.
+#[export]
+unsafe extern "C" fn devcache_shrink_scan(sc: *mut bindings::shrink_control) -> usize {
+    // SAFETY: The shrinker lends it.
+    let sc = unsafe { &mut *sc };
+    let done = shrink::scan(sc.nr_to_scan, sc.memcg);
+    sc.nr_scanned = done.scanned;
+    done.freed
+}
+
+/// # Safety
+///
+/// Called once, at boot, before any driver can register.
+#[export]
+unsafe extern "C" fn devcache_init() -> c_int {
     from_result(|| {
+        register::init();
         stats::init()?;
         Ok(0)
     })

@@ -8,6 +8,7 @@
 
 #include <linux/devcache.h>
 #include <linux/rmap.h>
+#include <linux/shrinker.h>
 
 #include "../internal.h"
 
@@ -32,6 +33,7 @@ struct devcache_facts {
 void devcache_facts(struct folio *folio, struct address_space *mapping,
 		    struct devcache_facts *facts);
 struct folio *devcache_alloc(gfp_t gfp);
+struct folio *devcache_try_alloc(gfp_t gfp);
 gfp_t devcache_mapping_gfp(struct address_space *mapping);
 int devcache_replace(struct address_space *mapping, struct folio *dst,
 		     struct folio *src, bool wait);
@@ -42,7 +44,9 @@ bool devcache_pgmap_usable(struct dev_pagemap *pgmap);
 void devcache_pgmap_set_open(struct dev_pagemap *pgmap, bool open);
 bool devcache_pgmap_pfns(struct dev_pagemap *pgmap, int i,
 			 unsigned long *first, unsigned long *end);
-void devcache_copy_to_ram(struct devcache_copy *copy);
+struct dev_pagemap *devcache_folio_pgmap(struct folio *folio);
+int devcache_folio_nid(struct folio *folio);
+void devcache_copy_to_ram(struct devcache_copy *copies, unsigned int nr);
 pgoff_t devcache_folio_end(struct folio *folio);
 bool devcache_folio_large(struct folio *folio);
 int devcache_split(struct address_space *mapping, struct folio *folio);
@@ -50,11 +54,16 @@ bool devcache_killed(void);
 struct folio *devcache_pfn_folio(unsigned long pfn);
 bool devcache_is_shmem(struct address_space *mapping);
 void devcache_poison(struct folio *folio);
+bool devcache_drop_clean(struct address_space *mapping, struct folio *folio);
+bool devcache_charged_to(struct folio *folio, struct mem_cgroup *memcg);
+void devcache_note_charge(struct folio *folio, int nid);
 void devcache_may_sleep(void);
 void devcache_key_get(void);
 void devcache_key_put(void);
 
 /* Implemented in Rust. */
-int devcache_stats_init(void);
+int devcache_init(void);
+unsigned long devcache_shrink_count(void);
+unsigned long devcache_shrink_scan(struct shrink_control *sc);
 
 #endif /* _MM_DEVCACHE_INTERNAL_H */

@@ -13,13 +13,13 @@
 //! which is held until the migration is over.
 
 use crate::{
-    back::DeviceFolio,
+    evict,
     sys::{
         self,
-        Destination,
         Pagemap, //
     }, //
 };
+use core::ops::Range;
 use kernel::{
     mm::folio::Folio,
     prelude::*,
@@ -28,19 +28,80 @@ use kernel::{
         barrier::{
             smp_mb,
             Full, //
-        }, //
+        },
+        global_lock, //
     }, //
 };
+
+global_lock! {
+    // SAFETY: `init()` runs before any driver can register.
+    unsafe(uninit) static DEVICES: SpinLock<Devices> = Devices::new();
+}
+
+/// The registered memory, and how far the shrinker has come in it.
+struct Devices {
+    ranges: KVec<Memory>,
+    /// Index in `ranges` of what is looked at next.
+    turn: usize,
+    /// How many pages of that have been looked at.
+    passed: usize,
+}
+
+/// A range of page frame numbers of a pagemap.
+struct Memory {
+    pgmap: Pagemap,
+    pfns: Range<usize>,
+}
+
+impl Devices {
+    const fn new() -> Self {
+        Self {
+            ranges: KVec::new(),
+            turn: 0,
+            passed: 0,
+        }
+    }
+
+    /// The next page frame number in the order of memory, round and round.
+    fn next_pfn(&mut self) -> Option<usize> {
+        for _ in 0..=self.ranges.len() {
+            let memory = self.ranges.get(self.turn);
+            if let Some(pfn) = memory.and_then(|memory| memory.pfns.clone().nth(self.passed)) {
+                self.passed += 1;
+                return Some(pfn);
+            }
+            self.passed = 0;
+            self.turn = memory.map_or(0, |_| self.turn + 1);
+        }
+        None
+    }
+}
+
+/// Called once, at boot, before any driver can register.
+pub(crate) fn init() {
+    // SAFETY: Called once, before the lock is used.
+    unsafe { DEVICES.init() };
+}
 
 /// Lets file folios move to the memory of `pgmap`. May sleep.
 ///
 /// # Errors
 ///
 /// `EINVAL` if the CPU can address the memory, if its driver has no `copy_to_ram`, or if it is
-/// registered already.
+/// registered already; `ENOMEM`.
 pub(crate) fn register(pgmap: &Pagemap) -> Result {
     if !pgmap.is_usable() {
         return Err(EINVAL);
+    }
+    for pfns in pgmap.pfn_ranges() {
+        let memory = Memory {
+            pgmap: pgmap.clone(),
+            pfns,
+        };
+        if let Err(err) = remember(memory) {
+            forget(pgmap);
+            return Err(err);
+        }
     }
     sys::hooks_on();
     pgmap.set_open(true);
@@ -51,26 +112,56 @@ pub(crate) fn register(pgmap: &Pagemap) -> Result {
 pub(crate) fn unregister(pgmap: &Pagemap) {
     pgmap.set_open(false);
     smp_mb(Full);
-    for pfn in pgmap.pfn_ranges().flatten() {
-        if let Some(folio) = sys::folio_at(pfn) {
-            bring_back(&folio);
-        }
-    }
+    forget(pgmap);
+    pgmap.pfn_ranges().for_each(evict::range);
     sys::hooks_off();
 }
 
-/// Brings one folio back if a file has it.
-fn bring_back(folio: &ARef<Folio>) {
+/// Adds to the registered memory. The list grows outside of its lock, under which reclaim may wait.
+fn remember(memory: Memory) -> Result {
+    let mut longer = KVec::new();
     loop {
-        // What to allocate depends on the mapping, which only the lock keeps; and under the lock
-        // nothing may be allocated.
-        let Some(gfp) = DeviceFolio::of_file(folio.lock()).and_then(|folio| folio.gfp()) else {
-            return;
-        };
-        let dst = Destination::alloc_gfp(gfp);
-        let Some(folio) = DeviceFolio::of_file(folio.lock()) else {
-            return;
-        };
-        folio.back(dst);
+        let len = DEVICES.lock().ranges.len();
+        longer.reserve(len + 1, GFP_KERNEL)?;
+        let mut devices = DEVICES.lock();
+        if devices.ranges.len() >= longer.capacity() {
+            continue;
+        }
+        for old in core::iter::Iterator::chain(devices.ranges.drain_all(), [memory]) {
+            longer.push_within_capacity(old).map_err(|_| ENOMEM)?;
+        }
+        core::mem::swap(&mut devices.ranges, &mut longer);
+        drop(devices);
+        return Ok(());
     }
+}
+
+/// Takes the memory of `pgmap` from the registered memory.
+fn forget(pgmap: &Pagemap) {
+    DEVICES
+        .lock()
+        .ranges
+        .retain(|memory| memory.pgmap != *pgmap);
+}
+
+/// How many pages of registered memory there are, in use or not.
+pub(crate) fn pages() -> usize {
+    let devices = DEVICES.lock();
+    devices.ranges.iter().map(|memory| memory.pfns.len()).sum()
+}
+
+/// Looks for the next page in use, at most at `limit` pages. Returns how many it looked at.
+///
+/// The reference keeps the memory of the folio in existence, registered or not.
+pub(crate) fn next_folio(limit: usize) -> (usize, Option<ARef<Folio>>) {
+    let mut devices = DEVICES.lock();
+    for passed in 0..limit {
+        let Some(pfn) = devices.next_pfn() else {
+            return (passed, None);
+        };
+        if let Some(folio) = sys::folio_at(pfn) {
+            return (passed + 1, Some(folio));
+        }
+    }
+    (limit, None)
 }

@@ -8,9 +8,11 @@
 #include <linux/gfp.h>
 #include <linux/init.h>
 #include <linux/kernel.h>
+#include <linux/memcontrol.h>
 #include <linux/migrate.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
+#include <linux/shrinker.h>
 
 #include "internal.h"
 
@@ -18,6 +20,7 @@ DEFINE_STATIC_KEY_FALSE(devcache_key);
 EXPORT_SYMBOL_GPL(devcache_key);
 
 EXPORT_SYMBOL_GPL(devcache_back);
+EXPORT_SYMBOL_GPL(devcache_evict);
 EXPORT_SYMBOL_GPL(devcache_prepare);
 EXPORT_SYMBOL_GPL(devcache_register);
 EXPORT_SYMBOL_GPL(devcache_unregister);
@@ -47,6 +50,13 @@ void devcache_facts(struct folio *folio, struct address_space *mapping,
 struct folio *devcache_alloc(gfp_t gfp)
 {
 	return folio_alloc(gfp, 0);
+}
+
+/* Takes only what is free, even in reclaim, which may use the reserves. */
+struct folio *devcache_try_alloc(gfp_t gfp)
+{
+	gfp &= ~(__GFP_RECLAIM | __GFP_NOFAIL);
+	return folio_alloc(gfp | __GFP_NOMEMALLOC | __GFP_NOWARN, 0);
 }
 
 /*
@@ -114,11 +124,21 @@ bool devcache_pgmap_pfns(struct dev_pagemap *pgmap, int i,
 	return true;
 }
 
-void devcache_copy_to_ram(struct devcache_copy *copy)
+struct dev_pagemap *devcache_folio_pgmap(struct folio *folio)
 {
-	struct dev_pagemap *pgmap = copy->src->pgmap;
+	return folio->pgmap;
+}
 
-	pgmap->ops->copy_to_ram(pgmap, copy, 1);
+int devcache_folio_nid(struct folio *folio)
+{
+	return folio_nid(folio);
+}
+
+void devcache_copy_to_ram(struct devcache_copy *copies, unsigned int nr)
+{
+	struct dev_pagemap *pgmap = copies->src->pgmap;
+
+	pgmap->ops->copy_to_ram(pgmap, copies, nr);
 }
 
 pgoff_t devcache_folio_end(struct folio *folio)
@@ -171,6 +191,52 @@ void devcache_poison(struct folio *folio)
 	shmem_poison_folio(folio);
 }
 
+/* What reclaim does with a folio on the LRU. */
+bool devcache_drop_clean(struct address_space *mapping, struct folio *folio)
+{
+	try_to_unmap(folio, 0);
+	return mapping_evict_folio(mapping, folio);
+}
+
+bool devcache_charged_to(struct folio *folio, struct mem_cgroup *memcg)
+{
+	bool ret;
+
+	if (!memcg || mem_cgroup_disabled())
+		return true;
+	rcu_read_lock();
+	ret = folio_memcg(folio) == memcg;
+	rcu_read_unlock();
+	return ret;
+}
+
+static struct shrinker *devcache_shrinker;
+
+void devcache_note_charge(struct folio *folio, int nid)
+{
+#ifdef CONFIG_MEMCG
+	struct mem_cgroup *memcg;
+
+	rcu_read_lock();
+	for (memcg = folio_memcg(folio); memcg; memcg = parent_mem_cgroup(memcg))
+		set_shrinker_bit(memcg, nid, devcache_shrinker->id);
+	rcu_read_unlock();
+#endif
+}
+
+static unsigned long devcache_count_objects(struct shrinker *shrinker,
+					    struct shrink_control *sc)
+{
+	return devcache_shrink_count() ?: SHRINK_EMPTY;
+}
+
+/* File systems drop and clean folios only where reclaim may enter them. */
+static unsigned long devcache_scan_objects(struct shrinker *shrinker,
+					   struct shrink_control *sc)
+{
+	return sc->gfp_mask & __GFP_FS ? devcache_shrink_scan(sc) : SHRINK_STOP;
+}
+
 void devcache_may_sleep(void)
 {
 	might_sleep();
@@ -186,4 +252,17 @@ void devcache_key_put(void)
 	static_branch_dec(&devcache_key);
 }
 
-late_initcall(devcache_stats_init);
+/* Before any driver. */
+static int __init devcache_setup(void)
+{
+	devcache_shrinker = shrinker_alloc(SHRINKER_MEMCG_AWARE | SHRINKER_NONSLAB,
+					   "devcache");
+	if (!devcache_shrinker)
+		return -ENOMEM;
+	devcache_shrinker->count_objects = devcache_count_objects;
+	devcache_shrinker->scan_objects = devcache_scan_objects;
+	shrinker_register(devcache_shrinker);
+
+	return devcache_init();
+}
+subsys_initcall(devcache_setup);

@@ -37,6 +37,8 @@ impl Counter {
 pub(crate) static PAGES_OUT: Counter = Counter::new();
 /// Folios that came back.
 pub(crate) static PAGES_BACK: Counter = Counter::new();
+/// Clean folios on a device that were dropped because memory was short.
+pub(crate) static PAGES_DROPPED: Counter = Counter::new();
 /// Folios whose content a device could not return.
 pub(crate) static PAGES_LOST: Counter = Counter::new();
 /// Folios that a driver asked for and did not get, by the reason.
@@ -67,6 +69,7 @@ pub(crate) fn refused(why: Refusal) {
 fn show(_: &(), f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "pages_out {}", PAGES_OUT.get())?;
     writeln!(f, "pages_back {}", PAGES_BACK.get())?;
+    writeln!(f, "pages_dropped {}", PAGES_DROPPED.get())?;
     writeln!(f, "pages_lost {}", PAGES_LOST.get())?;
     for (_, name, counter) in &REFUSED {
         writeln!(f, "refused_{name} {}", counter.get())?;

@@ -2,10 +2,13 @@
 
 //! Calls into mm that the kernel crate does not offer, because no driver should make them.
 
-use crate::state::{
-    Backing,
-    Facts,
-    Refusal, //
+use crate::{
+    back::BATCH,
+    state::{
+        Backing,
+        Facts,
+        Refusal, //
+    }, //
 };
 use core::{
     ops::Range,
@@ -38,17 +41,26 @@ impl Destination {
 
     /// Allocates a folio with the flags that [`gfp`] returned.
     pub(crate) fn alloc_gfp(gfp: bindings::gfp_t) -> Self {
-        let folio = loop {
+        loop {
             // SAFETY: May be called in any context that may sleep.
-            let folio = unsafe { bindings::devcache_alloc(gfp) };
-            if let Some(folio) = NonNull::new(folio) {
-                break folio;
+            if let Some(free) = Self::new(unsafe { bindings::devcache_alloc(gfp) }) {
+                return free;
             }
-        };
+        }
+    }
+
+    /// Allocates a folio with the flags that [`gfp`] returned, from what is free and not reserved.
+    pub(crate) fn try_alloc_gfp(gfp: bindings::gfp_t) -> Option<Self> {
+        // SAFETY: May be called in any context.
+        Self::new(unsafe { bindings::devcache_try_alloc(gfp) })
+    }
+
+    fn new(folio: *mut bindings::folio) -> Option<Self> {
+        let folio = NonNull::new(folio)?;
         // SAFETY: The folio was just allocated, and the reference is ours.
         let folio: ARef<Folio> = unsafe { ARef::from_raw(folio.cast()) };
         // Nobody else knows the folio, so this does not wait.
-        Self(folio.lock())
+        Some(Self(folio.lock()))
     }
 
     pub(crate) fn folio(&self) -> &LockedFolio {
@@ -155,18 +167,50 @@ pub(crate) fn device_open(folio: &LockedFolio) -> bool {
     unsafe { bindings::devcache_folio_open(folio.as_raw()) }
 }
 
-/// Has the driver copy a locked and unmapped device folio to `dst`.
-pub(crate) fn copy_to_ram(src: &LockedFolio, dst: &Destination) -> Result {
-    let mut copy = bindings::devcache_copy {
-        dst: dst.folio().as_raw(),
-        src: src.as_raw(),
-        // What a driver that forgets to answer has said.
-        error: EIO.to_errno(),
-    };
-    // SAFETY: `src` is in the memory of a registered driver, which has the callback; both folios
-    // are locked, and nobody else can reach their content.
-    unsafe { bindings::devcache_copy_to_ram(&mut copy) };
-    to_result(copy.error)
+/// Copies that a driver is to make, at most [`BATCH`] of them.
+pub(crate) struct Copies {
+    copies: [bindings::devcache_copy; BATCH],
+    nr: usize,
+}
+
+impl Copies {
+    pub(crate) fn new() -> Self {
+        Self {
+            copies: [bindings::devcache_copy::default(); BATCH],
+            nr: 0,
+        }
+    }
+
+    /// Adds the copy of a locked and unmapped device folio to `dst`.
+    pub(crate) fn add(&mut self, src: &LockedFolio, dst: &Destination) {
+        if let Some(copy) = self.copies.get_mut(self.nr) {
+            *copy = bindings::devcache_copy {
+                dst: dst.folio().as_raw(),
+                src: src.as_raw(),
+                // What a driver that forgets to answer has said.
+                error: EIO.to_errno(),
+            };
+            self.nr += 1;
+        }
+    }
+
+    /// Has the drivers copy, and returns the results in the order of the additions.
+    pub(crate) fn run(mut self) -> impl Iterator<Item = Result> {
+        let device = |copy: &bindings::devcache_copy| {
+            // SAFETY: `add()` got valid folios, which the caller still has locked.
+            unsafe { bindings::devcache_folio_pgmap(copy.src) }
+        };
+        let copies = self.copies.get_mut(..self.nr).unwrap_or_default();
+        for copies in copies.chunk_by_mut(|a, b| device(a) == device(b)) {
+            // CAST: At most `BATCH`.
+            let nr = copies.len() as c_uint;
+            // SAFETY: The sources are in the memory of one registered driver, which has the
+            // callback; all folios are locked, and nobody else can reach their content.
+            unsafe { bindings::devcache_copy_to_ram(copies.as_mut_ptr(), nr) };
+        }
+        let nr = self.nr;
+        (self.copies.into_iter().take(nr)).map(|copy| to_result(copy.error))
+    }
 }
 
 /// Gives a new page cache folio to reclaim.
@@ -179,6 +223,12 @@ pub(crate) fn add_to_lru(folio: &Folio) {
 pub(crate) fn truncate(mapping: &Mapping, folio: &LockedFolio) {
     // SAFETY: The folio is locked, and in `mapping`. It cannot fail, as it would if it was not.
     unsafe { bindings::truncate_inode_folio(mapping.as_raw(), folio.as_raw()) };
+}
+
+/// Drops a clean device folio from the page cache unless it is in use; its content is on disk.
+pub(crate) fn drop_clean(mapping: &Mapping, folio: &LockedFolio) -> bool {
+    // SAFETY: The folio is locked, and in `mapping`.
+    unsafe { bindings::devcache_drop_clean(mapping.as_raw(), folio.as_raw()) }
 }
 
 /// Puts an error entry in the place of a folio of shmem.
@@ -232,12 +282,35 @@ pub(crate) fn may_sleep() {
     unsafe { bindings::devcache_may_sleep() };
 }
 
+/// Is the folio charged to `memcg`? If that is null, memory is not charged to anybody.
+pub(crate) fn is_charged_to(folio: &LockedFolio, memcg: *mut bindings::mem_cgroup) -> bool {
+    // SAFETY: The lock keeps the charge where it is.
+    unsafe { bindings::devcache_charged_to(folio.as_raw(), memcg) }
+}
+
+/// Tells the shrinker that the memcg of `folio` has something on a device. `nid` is a node whose
+/// shortage the shrinker is to hear of.
+pub(crate) fn note_charge(folio: &LockedFolio, nid: c_int) {
+    // SAFETY: The lock keeps the charge where it is.
+    unsafe { bindings::devcache_note_charge(folio.as_raw(), nid) };
+}
+
+/// The node that a folio is on.
+pub(crate) fn node(folio: &Folio) -> c_int {
+    // SAFETY: The folio is valid.
+    unsafe { bindings::devcache_folio_nid(folio.as_raw()) }
+}
+
 /// Device memory of one driver.
 ///
 /// # Invariants
 ///
 /// The pagemap is mapped by `memremap_pages()`.
+#[derive(Clone, PartialEq)]
 pub(crate) struct Pagemap(NonNull<bindings::dev_pagemap>);
+
+// SAFETY: A pagemap belongs to no task.
+unsafe impl Send for Pagemap {}
 
 impl Pagemap {
     /// # Safety

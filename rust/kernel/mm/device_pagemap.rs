@@ -23,7 +23,7 @@
 //! - when the CPU touches an anonymous page (`migrate_to_ram` of the C interface);
 //! - when anything in the kernel wants the content of a page of a file;
 //! - when a driver asks for it: [`DevicePagemap::migrate_to_ram`] for the anonymous pages of a
-//!   range of addresses, [`DevicePagemap::evict`] for those of a range of device memory;
+//!   range of addresses, [`DevicePagemap::evict`] for all pages of a range of device memory;
 //! - when the [`DevicePagemap`] is dropped: then all pages come back.
 //!
 //! C headers: [`include/linux/memremap.h`](srctree/include/linux/memremap.h),
@@ -348,13 +348,19 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
         Ok(self.return_to_ram(migration, Failed::Stay))
     }
 
-    /// Brings the anonymous pages in a range of indices back to system memory, whomever they
-    /// belong to.
+    /// Brings the pages in a range of indices back to system memory, whomever they belong to.
     ///
-    /// Indices that do not exist, pages that are free and those of files are ignored.
+    /// Indices that do not exist and pages that are free are ignored. The result counts anonymous
+    /// pages only; those of files come back or are lost, which is the business of their users.
     ///
     /// Context: as for [`DevicePagemap::migrate_to_ram`].
     pub fn evict(&self, indices: Range<usize>) -> Returned {
+        #[cfg(CONFIG_DEVCACHE)]
+        {
+            let pages = indices.end.min(self.pages()).saturating_sub(indices.start);
+            // SAFETY: By the type invariants the page frames are mapped by the pagemap.
+            unsafe { bindings::devcache_evict(self.first_pfn() + indices.start, pages) };
+        }
         self.return_indices(indices, Failed::Stay)
     }
 

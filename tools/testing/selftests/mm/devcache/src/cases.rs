@@ -18,6 +18,7 @@ mod hangs;
 mod lifecycle;
 mod locked;
 mod mapping;
+mod memory;
 mod pins;
 mod process;
 mod read;
@@ -41,6 +42,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         grants::CASES,
         durability::CASES,
         counters::CASES,
+        memory::CASES,
         anonymous::CASES,
         bad_input::CASES,
         bad_jobs::CASES,

@@ -7,6 +7,7 @@
 //!
 //! The layer is thin on purpose: one method per system call, errors as the kernel gave them.
 
+pub mod cgroup;
 pub mod gpu;
 pub mod kmsg;
 pub mod ktap;

@@ -17,6 +17,42 @@
 struct folio_batch;
 
 /**
+ * enum devcache_rule - rules that tests can break
+ * @DEVCACHE_RULE_ANY_REFS: a device folio comes back whatever references it has
+ * @DEVCACHE_RULE_CLEAN_FLAGS: a device page starts without flags of its last use
+ * @DEVCACHE_RULE_INVALIDATE: invalidation looks up again what was on a device
+ * @DEVCACHE_RULE_DIRTY_SHMEM: shmem folios are dirty on a device
+ * @DEVCACHE_RULE_SHRINK: the shrinker works
+ * @DEVCACHE_NR_RULES: how many there are
+ */
+enum devcache_rule {
+	DEVCACHE_RULE_ANY_REFS,
+	DEVCACHE_RULE_CLEAN_FLAGS,
+	DEVCACHE_RULE_INVALIDATE,
+	DEVCACHE_RULE_DIRTY_SHMEM,
+	DEVCACHE_RULE_SHRINK,
+	DEVCACHE_NR_RULES,
+};
+
+#ifdef CONFIG_DEVCACHE_BREAK_RULES
+extern bool devcache_rules_broken[DEVCACHE_NR_RULES];
+
+/**
+ * devcache_rule_broken() - does a test want this rule to be broken?
+ * @rule: the rule
+ */
+static inline bool devcache_rule_broken(enum devcache_rule rule)
+{
+	return READ_ONCE(devcache_rules_broken[rule]);
+}
+#else
+static inline bool devcache_rule_broken(enum devcache_rule rule)
+{
+	return false;
+}
+#endif
+
+/**
  * struct devcache_copy - one folio on its way back from device memory
  * @dst: system folio of the same order, locked, not yet visible to anybody
  * @src: device-private folio, locked and mapped nowhere
@@ -67,6 +103,20 @@ static inline bool devcache_file_folio(const struct folio *folio)
 {
 	return devcache_resident(folio) && folio->mapping &&
 	       !folio_test_anon(folio);
+}
+
+/**
+ * devcache_may_wait() - annotate a lookup for content
+ * @mapping: mapping that is looked into
+ * @nowait: the caller must not sleep
+ *
+ * Makes CONFIG_DEBUG_ATOMIC_SLEEP complain where a device folio would be waited
+ * for, if there was one.
+ */
+static inline void devcache_may_wait(struct address_space *mapping, bool nowait)
+{
+	if (devcache_enabled() && !nowait && mapping_devcache(mapping))
+		might_sleep();
 }
 
 /**
@@ -198,6 +248,10 @@ static inline bool devcache_resident(const struct folio *folio)
 static inline bool devcache_file_folio(const struct folio *folio)
 {
 	return false;
+}
+
+static inline void devcache_may_wait(struct address_space *mapping, bool nowait)
+{
 }
 
 static inline struct folio *devcache_back(struct address_space *mapping,

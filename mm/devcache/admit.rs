@@ -14,6 +14,7 @@ use crate::{
 };
 use core::ops::Range;
 use kernel::{
+    bindings,
     mm::{
         folio::LockedFolio,
         mapping::{
@@ -71,7 +72,8 @@ pub(crate) fn admit(folio: &LockedFolio, pte_writable: bool) -> bool {
     };
     match state::admission(&sys::facts(folio, mapping, pte_writable)) {
         Ok(terms) => {
-            if terms.mark_dirty && !folio.is_dirty() {
+            let broken = sys::is_broken(bindings::devcache_rule_DEVCACHE_RULE_DIRTY_SHMEM);
+            if terms.mark_dirty && !folio.is_dirty() && (pte_writable || !broken) {
                 sys::mark_dirty(folio);
             }
             true

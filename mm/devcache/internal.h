@@ -52,6 +52,7 @@ bool devcache_folio_large(struct folio *folio);
 int devcache_split(struct address_space *mapping, struct folio *folio);
 bool devcache_killed(void);
 struct folio *devcache_pfn_folio(unsigned long pfn);
+bool devcache_is_broken(enum devcache_rule rule);
 bool devcache_is_shmem(struct address_space *mapping);
 void devcache_poison(struct folio *folio);
 bool devcache_drop_clean(struct address_space *mapping, struct folio *folio);

@@ -8,8 +8,10 @@
 #include <linux/gfp.h>
 #include <linux/init.h>
 #include <linux/kernel.h>
+#include <linux/lockdep.h>
 #include <linux/memcontrol.h>
 #include <linux/migrate.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
 #include <linux/shrinker.h>
@@ -134,11 +136,23 @@ int devcache_folio_nid(struct folio *folio)
 	return folio_nid(folio);
 }
 
+/*
+ * The callback is a leaf. As it is called under nearly everything, lockdep
+ * finds a callback that takes what its callers hold; that it must not enter
+ * reclaim is told to lockdep at boot, since it is rarely called from there.
+ */
+#ifdef CONFIG_LOCKDEP
+static struct lockdep_map devcache_copy_map =
+	STATIC_LOCKDEP_MAP_INIT("devcache_copy_to_ram", &devcache_copy_map);
+#endif
+
 void devcache_copy_to_ram(struct devcache_copy *copies, unsigned int nr)
 {
 	struct dev_pagemap *pgmap = copies->src->pgmap;
 
+	lock_map_acquire(&devcache_copy_map);
 	pgmap->ops->copy_to_ram(pgmap, copies, nr);
+	lock_map_release(&devcache_copy_map);
 }
 
 pgoff_t devcache_folio_end(struct folio *folio)
@@ -178,6 +192,11 @@ bool devcache_killed(void)
 struct folio *devcache_pfn_folio(unsigned long pfn)
 {
 	return folio_get_nontail_page(pfn_to_page(pfn));
+}
+
+bool devcache_is_broken(enum devcache_rule rule)
+{
+	return devcache_rule_broken(rule);
 }
 
 bool devcache_is_shmem(struct address_space *mapping)
@@ -262,6 +281,11 @@ static int __init devcache_setup(void)
 	devcache_shrinker->count_objects = devcache_count_objects;
 	devcache_shrinker->scan_objects = devcache_scan_objects;
 	shrinker_register(devcache_shrinker);
+
+	fs_reclaim_acquire(GFP_KERNEL);
+	lock_map_acquire(&devcache_copy_map);
+	lock_map_release(&devcache_copy_map);
+	fs_reclaim_release(GFP_KERNEL);
 
 	return devcache_init();
 }

@@ -19,7 +19,10 @@ use crate::{
     back::DeviceFolio,
     register,
     stats,
-    sys::Destination, //
+    sys::{
+        self,
+        Destination, //
+    }, //
 };
 use kernel::{
     bindings,
@@ -38,6 +41,9 @@ pub(crate) struct Progress {
 
 /// How many pages there are to look at.
 pub(crate) fn count() -> usize {
+    if sys::is_broken(bindings::devcache_rule_DEVCACHE_RULE_SHRINK) {
+        return 0;
+    }
     register::pages()
 }
 

@@ -301,6 +301,15 @@ pub(crate) fn node(folio: &Folio) -> c_int {
     unsafe { bindings::devcache_folio_nid(folio.as_raw()) }
 }
 
+/// A rule that a test can have broken.
+pub(crate) use bindings::devcache_rule as Rule;
+
+/// Does a test want this rule to be broken?
+pub(crate) fn is_broken(rule: Rule) -> bool {
+    // SAFETY: Always safe to call.
+    unsafe { bindings::devcache_is_broken(rule) }
+}
+
 /// Device memory of one driver.
 ///
 /// # Invariants

@@ -47,20 +47,13 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
         ("selftests", "devcache-selftests", "devcache-selftests"),
         ("hmm selftests", "hmm-tests", "cd /mnt/ext4 && hmm-tests"),
     ] {
-        report::group(results, name, || {
-            let mut run = Run::new(args, program);
-            // Some tell on the standard error why a test failed.
-            run.command.args(["--", &format!("{command} 2>&1")]);
-            let (mut outcomes, output) = run.finish()?;
-            let tests = ktap::parse(&output);
-            if tests.is_empty() {
-                outcomes.push(Outcome::new(program, false, "it reported no test"));
-            }
-            outcomes.extend(tests);
-            Ok(outcomes)
-        })?;
+        report::group(results, name, || Run::new(args, program).tests(command))?;
     }
-    Ok(())
+    report::group(results, "broken rules", || {
+        let mut run = Run::new(args, "broken-rules");
+        run.command.arg("--broken");
+        run.tests("devcache-selftests --controls")
+    })
 }
 
 /// One run of a guest.
@@ -83,6 +76,19 @@ impl Run {
             command.args(["--timeout", TIMEOUT]);
         }
         Self { command, console }
+    }
+
+    /// Runs a command in it that reports tests, and gives their results.
+    fn tests(&mut self, command: &str) -> Result<Vec<Outcome>> {
+        // Some tell on the standard error why a test failed.
+        self.command.args(["--", &format!("{command} 2>&1")]);
+        let (mut outcomes, output) = self.finish()?;
+        let tests = ktap::parse(&output);
+        if tests.is_empty() {
+            outcomes.push(Outcome::new(command, false, "it reported no test"));
+        }
+        outcomes.extend(tests);
+        Ok(outcomes)
     }
 
     /// Runs it; gives the result of the run itself and what the command printed.

@@ -63,6 +63,10 @@ struct Args {
     #[arg(long, default_value = "")]
     append: String,
 
+    /// Complaints of the kernel are not a failure: the command breaks it on purpose.
+    #[arg(long)]
+    broken: bool,
+
     /// Keep the console's log here.
     #[arg(long)]
     console: Option<PathBuf>,

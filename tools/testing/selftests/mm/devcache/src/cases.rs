@@ -21,6 +21,7 @@ mod mapping;
 mod memory;
 mod pins;
 mod process;
+mod races;
 mod read;
 mod resize;
 mod stress;
@@ -46,6 +47,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         anonymous::CASES,
         bad_input::CASES,
         bad_jobs::CASES,
+        races::CASES,
         stress::CASES,
         lifecycle::CASES,
         errors::CASES,

@@ -9,6 +9,7 @@
 
 pub mod cgroup;
 pub mod gpu;
+pub mod gup;
 pub mod kmsg;
 pub mod ktap;
 pub mod map;

@@ -10,6 +10,7 @@ mod cases;
 mod check;
 mod knobs;
 mod resident;
+mod rules;
 mod runner;
 
 use clap::Parser;
@@ -31,6 +32,11 @@ struct Options {
     #[arg(long)]
     list: bool,
 
+    /// Instead of testing the kernel, break its rules one by one and see that a test fails. The kernel
+    /// is of no use afterwards.
+    #[arg(long)]
+    controls: bool,
+
     /// Multiply every time limit, for slow machines.
     #[arg(long, value_name = "N", default_value_t = 1)]
     patience: u32,
@@ -50,7 +56,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
 
-    let result = if options.here {
+    let result = if options.controls {
+        runner::run_controls()
+    } else if options.here {
         runner::run_here(&options.names[0], &options.file_systems[0])
     } else {
         runner::run_all(&options.names, &options.file_systems, options.patience)

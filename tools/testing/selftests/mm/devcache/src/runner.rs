@@ -11,6 +11,9 @@ use crate::case::Ctx;
 use crate::case::Scope;
 use crate::case::Skip;
 use crate::cases;
+use crate::rules;
+use crate::rules::Broken;
+use crate::rules::CONTROLS;
 use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
@@ -38,6 +41,9 @@ const SKIPPED: u8 = 4;
 
 /// Time a killed process has to go away before it counts as stuck in the kernel.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Seconds for a test of a broken rule, which may well hang.
+const CONTROL_LIMIT: u32 = 20;
 
 /// Lines of the kernel log to show for a test that failed.
 const LOG_LINES: usize = 60;
@@ -127,6 +133,49 @@ pub(crate) fn run_all(
 /// Marks the text of a test that cannot even be killed.
 const STUCK: &str = "is stuck in the kernel";
 
+/// Breaks one rule after the other: each time the test that guards it must fail, or the kernel
+/// complain.
+pub(crate) fn run_controls() -> Result<ExitCode> {
+    Gpu::sysfs()?;
+    let mut log = Kmsg::open().context("open /dev/kmsg")?;
+    let mut report = Ktap::new(io::stdout(), CONTROLS.len())?;
+
+    for control in CONTROLS {
+        let job = Job {
+            name: format!("broken.{}", control.rule),
+            case: *case_named(control.case)?,
+            fs: control.fs.parse().map_err(anyhow::Error::msg)?,
+        };
+        let mut found = None;
+        for _ in 0..control.tries {
+            let broken = Broken::rule(control.rule)?;
+            let (verdict, text) = run(&job, CONTROL_LIMIT)?;
+            drop(broken);
+            let messages = log.new_messages();
+            let complaint = messages.into_iter().find(|line| kmsg::is_complaint(line));
+            let failure = (verdict == Verdict::Fail).then_some(text);
+            found = failure.or(complaint);
+            if found.is_some() {
+                break;
+            }
+        }
+        report.diagnostic(&match &found {
+            Some(how) => format!("{} finds it: {}", control.case, how.trim_end()),
+            None => format!("{} passes all the same", control.case),
+        })?;
+        let verdict = found.map_or(Verdict::Fail, |_| Verdict::Pass);
+        report.result(&job.name, &verdict)?;
+    }
+    Ok(ExitCode::from(report.finish()?.exit_status()))
+}
+
+/// The test with this name.
+fn case_named(name: &str) -> Result<&'static Case> {
+    cases::all()
+        .find(|case| case.name == name)
+        .with_context(|| format!("there is no test {name}"))
+}
+
 /// Runs one test in a process of its own; returns how it ended and what it said.
 fn run(job: &Job, limit: u32) -> Result<(Verdict, String)> {
     let (reader, writer) = nix::unistd::pipe()?;
@@ -195,10 +244,12 @@ fn wait(child: &mut Child, fs: &FileSystem, limit: Duration) -> io::Result<End> 
     }
     let stacks = kernel_stacks(child.id());
     child.kill()?;
-    // The test may hang because it could not end a freeze; then nothing else would go on either.
+    // The test may hang because it could not end a freeze, and then nothing else would go on either,
+    // or because a rule is broken.
     if let Ok(mount) = fs.mount() {
         let _ = mount.thaw();
     }
+    rules::all_hold();
     match wait_until(child, Instant::now() + GRACE)? {
         Some(_) => Ok(End::TooLate(stacks)),
         None => Ok(End::Stuck),
@@ -230,9 +281,7 @@ fn kernel_stacks(pid: u32) -> String {
 
 /// Runs one test in this process.
 pub(crate) fn run_here(name: &str, fs: &FileSystem) -> Result<ExitCode> {
-    let case = cases::all()
-        .find(|case| case.name == name)
-        .with_context(|| format!("there is no test {name}"))?;
+    let case = case_named(name)?;
     let result = Ctx::new(fs).and_then(|ctx| (case.run)(&ctx));
 
     match result {
@@ -262,6 +311,13 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), before);
+    }
+
+    #[test]
+    fn controls_are_tests() {
+        for control in CONTROLS {
+            assert!(case_named(control.case).is_ok(), "{}", control.case);
+        }
     }
 
     #[test]

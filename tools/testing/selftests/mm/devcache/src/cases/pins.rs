@@ -10,6 +10,7 @@ use crate::resident::Resident;
 use crate::resident::Touch;
 use anyhow::Result;
 use devcache_selftests::gpu::Direction;
+use devcache_selftests::gup;
 use devcache_selftests::map::Map;
 use devcache_selftests::random::Random;
 use devcache_selftests::ring::Ring;
@@ -19,12 +20,14 @@ use nix::fcntl::splice;
 use nix::fcntl::SpliceFFlags;
 use nix::unistd::pipe;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 
 pub(crate) const CASES: &[Case] = &[
     Case::every("pinned_by_io_uring", pinned_by_io_uring),
     Case::every("pin_brings_back", pin_brings_back),
+    Case::every("fault_nowait", fault_nowait),
     Case::every("held_by_vmsplice", held_by_vmsplice),
     Case::every("held_by_splice", held_by_splice),
     Case::once("anonymous_pinned_by_io_uring", anonymous_pinned),
@@ -155,4 +158,24 @@ fn anonymous_pinned(ctx: &Ctx) -> Result<()> {
     ring.unregister()?;
     drop(ring);
     crate::resident::send(ctx.gpu()?, &map, 0..4, Touch::Write)
+}
+
+/// A fault that must not wait, as KVM makes for asynchronous page faults, leaves pages where they are,
+/// whether the page table has an entry for them or not; the next one that may wait gets them.
+fn fault_nowait(ctx: &Ctx) -> Result<()> {
+    let file = Resident::dirty(ctx, 8)?;
+    let other = Map::shared(&file.file, 8 * PAGE)?;
+    let get = |map: &Map, nowait| match gup::get_pages(map, 0..8, nowait) {
+        Err(error) if error.kind() == ErrorKind::NotFound => skip("no CONFIG_GUP_TEST"),
+        other => Ok(other?),
+    };
+
+    for map in [&file.map, &other] {
+        file.send(0..8, Touch::Read)?;
+        same("pages without waiting", get(map, true)?, 0)?;
+        file.on_device(0..8)?;
+        same("pages", get(map, false)?, 8)?;
+        same("pages without waiting, then", get(map, true)?, 8)?;
+    }
+    file.is_right()
 }

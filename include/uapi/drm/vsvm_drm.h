@@ -199,6 +199,18 @@ enum drm_vsvm_op {
 };
 
 /**
+ * enum drm_vsvm_exec_flags - flags of DRM_IOCTL_VSVM_EXEC
+ */
+enum drm_vsvm_exec_flags {
+	/**
+	 * @DRM_VSVM_EXEC_TO_VRAM: Pages that the GPU cannot reach when it gets
+	 * to them are moved to VRAM, if they can be moved, and others make room
+	 * for them if need be. Without it they are used where they are.
+	 */
+	DRM_VSVM_EXEC_TO_VRAM = 1 << 0,
+};
+
+/**
  * struct drm_vsvm_exec - argument of DRM_IOCTL_VSVM_EXEC
  *
  * Queues a computation on ordinary pointers of the process and returns at
@@ -234,7 +246,7 @@ struct drm_vsvm_exec {
 	/** @scalar: Input. Bits of s; zero if @op has none. */
 	__u32 scalar;
 
-	/** @flags: Must be zero. */
+	/** @flags: Input. Of &enum drm_vsvm_exec_flags. */
 	__u32 flags;
 
 	/** @job: Output. Names the job in DRM_IOCTL_VSVM_WAIT; never zero. */

@@ -177,8 +177,8 @@ impl Device {
         match offset {
             reg::ID => hw::ID_MAGIC,
             reg::VERSION => hw::INTERFACE_VERSION,
-            reg::VRAM_SIZE => self.gpu.vram.size().low(),
-            VRAM_SIZE_HIGH => self.gpu.vram.size().high(),
+            reg::VRAM_SIZE => self.gpu.vram_size().low(),
+            VRAM_SIZE_HIGH => self.gpu.vram_size().high(),
             reg::RESET if self.is_resetting() => reg::RESET_ALL,
             reg::WINDOW => self.window,
             reg::TLB_ROOT => self.invalidation.root.low(),

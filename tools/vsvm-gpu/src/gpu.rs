@@ -48,6 +48,14 @@ impl Gpu {
         })
     }
 
+    /// Returns the size of VRAM, or what is to be taken for it.
+    pub(crate) fn vram_size(&self) -> u64 {
+        match self.inject.get(Knob::Vram) {
+            0 => self.vram.size(),
+            mib => self.vram.size().min(u64::from(mib) << 20),
+        }
+    }
+
     /// Raises a vector.
     pub(crate) fn raise(&self, vector: u32) {
         if !self.inject.happens(Knob::LostIrq) {

@@ -91,6 +91,8 @@ pub(crate) struct Work {
     pub(crate) src: [Option<Range<u64>>; 2],
     pub(crate) count: u64,
     pub(crate) scalar: u32,
+    /// The pages of its arrays are to be moved to VRAM.
+    pub(crate) to_vram: bool,
 }
 
 impl Work {
@@ -155,6 +157,11 @@ impl Job {
         arrays.find(overlaps).map(|array| (array.clone(), false))
     }
 
+    /// Returns whether pages are to be moved to VRAM when the job faults on them.
+    pub(crate) fn wants_vram(&self) -> bool {
+        self.work.to_vram
+    }
+
     /// Tells why a fault could not be resolved, before the fault is cancelled.
     pub(crate) fn set_fault(&self, error: Error) {
         self.fault.populate(error);
@@ -198,7 +205,7 @@ pub(crate) struct ComputeEngine<'bound> {
     dev: &'bound Device<Bound>,
     stats: Arc<Stats>,
     channel: Channel<'bound, { hw::CHANNEL_COMPUTE }>,
-    /// The device goes away: nobody waits any more.
+    /// The device goes away: there are no new jobs.
     stopping: Atomic<bool>,
     #[pin]
     queue: Mutex<Queue>,
@@ -350,15 +357,19 @@ impl<'bound> ComputeEngine<'bound> {
     ///
     /// - `ETIME`: it has not.
     /// - `ERESTARTSYS`: a signal arrived.
-    /// - `ENODEV`: the device goes away.
+    /// - `ENODEV`: the device goes away, and the job did not end although it was cancelled.
     pub(crate) fn wait_for(&self, job: &Job, deadline: i64, poke: impl Fn()) -> Result<End> {
+        let mut stopping = None;
         loop {
             drop(self.lock());
             if let Some(end) = job.end.copy() {
                 return Ok(end);
             }
             if self.stopping.load(Relaxed) {
-                return Err(ENODEV);
+                let since = stopping.get_or_insert_with(Instant::<Monotonic>::now);
+                if since.elapsed() > DRAIN_TIMEOUT {
+                    return Err(ENODEV);
+                }
             }
             let left = deadline.saturating_sub(Instant::<Monotonic>::now().as_nanos());
             if left <= 0 {
@@ -367,9 +378,7 @@ impl<'bound> ComputeEngine<'bound> {
             let left = Delta::from_nanos(left).as_millis_ceil();
             let turn = Msecs::try_from(left).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
             let rest = self.wake.wait_interruptible(msecs_to_jiffies(turn), || {
-                self.channel.is_done(job.fence.load(Relaxed))
-                    || job.end.as_ref().is_some()
-                    || self.stopping.load(Relaxed)
+                self.channel.is_done(job.fence.load(Relaxed)) || job.end.as_ref().is_some()
             })?;
             if rest == 0 {
                 poke();
@@ -466,9 +475,8 @@ impl<'bound> ComputeEngine<'bound> {
         self.wake.wake();
     }
 
-    /// Refuses new jobs, and ends all waiting for jobs, since the device goes away.
+    /// Refuses new jobs, since the device goes away.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Relaxed);
-        self.wake.wake();
     }
 }

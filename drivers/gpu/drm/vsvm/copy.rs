@@ -37,12 +37,16 @@ use kernel::{
     new_mutex,
     num::casts,
     prelude::*,
+    processor::cpu_relax,
     sync::{
         Arc,
         Mutex, //
     },
     time::{
         msecs_to_jiffies,
+        Delta,
+        Instant,
+        Monotonic,
         Msecs, //
     }, //
 };
@@ -71,6 +75,10 @@ pub(crate) const BATCH: usize = 512;
 
 /// How long the device may take for one descriptor.
 const TIMEOUT: Msecs = 5_000;
+
+/// How long to look for the end of a descriptor before going to sleep. The way back of one page, which
+/// a CPU waits for, takes less time than to sleep and be woken.
+const SPIN: Delta = Delta::from_micros(100);
 
 /// How often to look whether a descriptor is done, in case its interrupt got lost.
 const LOOK_AGAIN: Msecs = 100;
@@ -250,6 +258,10 @@ impl<'bound> CopyEngine<'bound> {
             .encode()
         })?;
 
+        let start = Instant::<Monotonic>::now();
+        while !self.channel.is_done(fence) && start.elapsed() < SPIN {
+            cpu_relax();
+        }
         let mut left = msecs_to_jiffies(TIMEOUT);
         while left != 0 {
             let turn = left.min(msecs_to_jiffies(LOOK_AGAIN));

@@ -3,7 +3,8 @@
 //! Device memory: VRAM that holds pages of programs and files.
 //!
 //! Pages go there by [`DeviceMemory::take_in`]. They come back by themselves when somebody needs
-//! them, for which this file only has the copy function; see [`kernel::mm::device_pagemap`].
+//! them, for which this file only has the copy function; see [`kernel::mm::device_pagemap`]. When
+//! VRAM is full, [`DeviceMemory::make_room`] sends some back.
 
 use core::ops::Range;
 use kernel::{
@@ -49,9 +50,11 @@ use crate::{
         self,
         CopyOp, //
     },
+    stats::Stats,
     vram::{
         Layout,
-        PagePool, //
+        PagePool,
+        Usage, //
     }, //
 };
 
@@ -59,6 +62,7 @@ use crate::{
 #[pin_data]
 pub(crate) struct Vram<'bound> {
     copy: Arc<CopyEngine<'bound>>,
+    usage: Usage,
     /// Pages are freed in any context.
     #[pin]
     pool: SpinLockIrq<PagePool>,
@@ -88,6 +92,7 @@ impl DevicePrivateOps for Vram<'_> {
 
 /// The part of VRAM that holds pages of programs and files.
 pub(crate) struct DeviceMemory<'bound> {
+    stats: Arc<Stats>,
     pagemap: Pin<KBox<DevicePagemap<Vram<'bound>>>>,
 }
 
@@ -99,11 +104,14 @@ impl<'bound> DeviceMemory<'bound> {
         dev: &'bound Device<Bound>,
         copy: Arc<CopyEngine<'bound>>,
         layout: Layout,
+        stats: Arc<Stats>,
     ) -> Result<Arc<Self>> {
-        let pages = layout.tables / hw::PAGE_SIZE;
-        let pool = PagePool::new(pages.into_safe_cast_arch())?;
+        let pages = (layout.tables / hw::PAGE_SIZE).into_safe_cast_arch();
+        let pool = PagePool::new(pages)?;
+        let usage = Usage::new(pages)?;
         let ops = pin_init!(Vram {
             copy,
+            usage,
             pool <- new_spinlock_irq!(pool, "Vram::pool"),
         });
         // SAFETY: The pagemap is owned by `Self`, of which only `driver::Gpu` and what it owns hold
@@ -112,7 +120,7 @@ impl<'bound> DeviceMemory<'bound> {
             DevicePagemap::new(dev, c"vsvm-vram", layout.tables.into_safe_cast_arch(), ops)
         };
         let pagemap = KBox::pin_init(init, GFP_KERNEL)?;
-        Ok(Arc::new(Self { pagemap }, GFP_KERNEL)?)
+        Ok(Arc::new(Self { stats, pagemap }, GFP_KERNEL)?)
     }
 
     /// Returns the pagemap.
@@ -136,10 +144,47 @@ impl<'bound> DeviceMemory<'bound> {
         self.pagemap.index_of(folio).map(offset)
     }
 
+    /// Takes note that the GPU uses a folio of this memory.
+    pub(crate) fn mark_used(&self, folio: &Folio) {
+        if let Some(index) = self.pagemap.index_of(folio) {
+            self.pagemap.ops().usage.mark(index);
+        }
+    }
+
+    /// Makes sure that so many pages are free, by sending those back that were not used for longest.
+    /// Pages that cannot be moved now stay, so there may be less room in the end.
+    ///
+    /// Context: process context, sleeps, with no locks held.
+    pub(crate) fn make_room(&self, pages: usize) {
+        let Vram { usage, pool, .. } = self.pagemap.ops();
+        for _ in 0..usage.chunks() {
+            let before = pool.lock().available();
+            if before >= pages {
+                break;
+            }
+            // What stays is no error.
+            let _ = self.pagemap.evict(usage.take_oldest());
+            let now = pool.lock().available();
+            self.stats.pages_evicted.add(now.saturating_sub(before));
+        }
+    }
+
+    /// Sends the pages with some indices back, wherever they are mapped.
+    pub(crate) fn send_back(&self, indices: &mut [usize]) {
+        indices.sort_unstable();
+        for run in indices.chunk_by(|a, b| a + 1 == *b) {
+            if let [first, ..] = run {
+                // What stays is no error.
+                let _ = self.pagemap.evict(*first..first + run.len());
+            }
+        }
+    }
+
     /// Takes a free page.
     fn claim(&self) -> Result<NewFolio> {
         let ops = self.pagemap.ops();
         let index = ops.pool.lock().alloc().ok_or(ENOSPC)?;
+        ops.usage.mark(index);
         self.pagemap
             .claim(index)
             .inspect_err(|_| ops.pool.lock().free(index))

@@ -7,9 +7,10 @@
 //! The fields of [`VsvmData`] are dropped in the order in which they are declared, and each needs
 //! those after it:
 //!
-//! 1. before anything is dropped, waiting for jobs is ended, since ioctls are waited for next;
+//! 1. before anything is dropped, no more jobs are accepted and all address spaces are closed: jobs
+//!    fault and end, and so do those who wait for them, since ioctls are waited for next;
 //! 2. the DRM device is unregistered, so there are no more ioctls;
-//! 3. all address spaces are destroyed: jobs are cancelled, for which faults must still be serviced;
+//! 3. all address spaces are destroyed: the last jobs end, for which faults must still be serviced;
 //! 4. the fault handler goes;
 //! 5. VRAM is given back: all pages come back to system memory, which needs the copy engine and its
 //!    interrupt;
@@ -108,7 +109,7 @@ type WakeIrq<'bound, T> = Pin<KBox<irq::Registration<'bound, WakeHandler<T>>>>;
 /// Everything a bound device has; see the head of the file for the order of the fields.
 pub(crate) struct VsvmData<'bound> {
     _registration: drm::Registration<'bound, VsvmDriver>,
-    _spaces: Spaces<'bound>,
+    spaces: Spaces<'bound>,
     _fault_irq: Arc<FaultThread<'bound>>,
     units: Units<'bound>,
     _summary: Summary<'bound>,
@@ -181,9 +182,9 @@ impl pci::Driver for VsvmDriver {
 
         let units = Units {
             dev,
-            stats,
+            stats: stats.clone(),
             mmu: Mmu::new(dev, regs.clone(), copy.clone(), layout)?,
-            memory: DeviceMemory::new(dev, copy, layout)?,
+            memory: DeviceMemory::new(dev, copy, layout, stats)?,
             compute,
         };
         let spaces = SvmTable::new()?;
@@ -218,7 +219,7 @@ impl pci::Driver for VsvmDriver {
 
         Ok(VsvmData {
             _registration: registration,
-            _spaces: spaces,
+            spaces,
             _fault_irq: fault_irq,
             units,
             _summary: summary,
@@ -230,6 +231,7 @@ impl pci::Driver for VsvmDriver {
 
     fn unbind<'bound>(_pdev: &'bound pci::Device<Core<'_>>, this: Pin<&VsvmData<'bound>>) {
         this.units.compute.stop();
+        this.spaces.table.close_all();
     }
 }
 

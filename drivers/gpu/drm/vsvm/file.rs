@@ -250,7 +250,8 @@ fn work(args: &uapi::drm_vsvm_exec) -> Result<Work> {
         (false, _) => Err(EINVAL),
     };
     let [uses_dst, uses_a, uses_b, uses_scalar] = uses;
-    if args.flags != 0 || (args.scalar != 0 && !uses_scalar) {
+    let to_vram = uapi::drm_vsvm_exec_flags_DRM_VSVM_EXEC_TO_VRAM;
+    if args.flags & !to_vram != 0 || (args.scalar != 0 && !uses_scalar) {
         return Err(EINVAL);
     }
     Ok(Work {
@@ -261,6 +262,7 @@ fn work(args: &uapi::drm_vsvm_exec) -> Result<Work> {
         src: [array(args.src_a, uses_a)?, array(args.src_b, uses_b)?],
         count: args.count,
         scalar: args.scalar,
+        to_vram: args.flags & to_vram != 0,
     })
 }
 
@@ -300,7 +302,7 @@ mod tests {
         };
         assert!(refused(|args| args.op = 99));
         assert!(refused(|args| args.type_ = 2));
-        assert!(refused(|args| args.flags = 1));
+        assert!(refused(|args| args.flags = 2));
         assert!(refused(|args| args.count = 0));
         assert!(refused(|args| args.dst = 0x1002));
         assert!(refused(|args| args.op = uapi::drm_vsvm_op_DRM_VSVM_OP_SUM));

@@ -98,6 +98,31 @@ pub(crate) fn migrate(
     Ok(())
 }
 
+/// Moves the pages in `addresses`, at most [`BATCH`], to VRAM, where they can be accessed as `access`
+/// says. Those that cannot be moved stay.
+///
+/// Context: process context, sleeps, with no locks held.
+///
+/// # Errors
+///
+/// `ENOMEM`, `EINTR`, `EBUSY`: as for [`migrate`].
+pub(crate) fn bring_in<'bound>(
+    svm: &Svm<'bound>,
+    mm: &MmWithUser,
+    addresses: Range<usize>,
+    access: Access,
+    scratch: &mut Scratch<'bound>,
+) -> Result {
+    let mut batch = Batch {
+        svm,
+        mm,
+        addresses,
+        scratch,
+    };
+    let resident = batch.resident()?.count();
+    batch.move_in(resident, access)
+}
+
 /// Checks that all of a range is mapped by areas whose pages can move.
 fn check(mm: &MmWithUser, addresses: &Range<usize>) -> Result {
     let mmap = mm.mmap_read_lock();
@@ -164,7 +189,7 @@ impl Batch<'_, '_> {
     fn migrate(&mut self, direction: Direction, counts: &mut Counts) -> Result {
         let before = self.resident()?.count();
         let result = match direction {
-            Direction::ToVram => self.move_in(before),
+            Direction::ToVram => self.move_in(before, Access::Read),
             Direction::ToRam => self.move_back(),
         };
         let after = self.resident()?.count();
@@ -230,7 +255,8 @@ impl Batch<'_, '_> {
             let mut resident = Resident([0; BATCH / 64]);
             let (_, pages) = stable.split();
             for page in pages {
-                if let Location::Device(_) = page.location() {
+                if let Location::Device(folio) = page.location() {
+                    self.svm.units.memory.mark_used(folio);
                     resident.add((page.address() - self.addresses.start) / PAGE_SIZE);
                 }
             }
@@ -239,14 +265,16 @@ impl Batch<'_, '_> {
         Err(EBUSY)
     }
 
-    /// Moves pages to VRAM, `resident` of which are there already.
-    fn move_in(&mut self, mut resident: usize) -> Result {
+    /// Moves pages to VRAM, `resident` of which are there already. If the GPU is going to write to
+    /// them, the file systems of files are asked first, for in VRAM it would be too late.
+    fn move_in(&mut self, mut resident: usize, access: Access) -> Result {
         let memory = self.svm.units.memory.clone();
         for _ in 0..ATTEMPTS {
-            if resident >= self.pages() || memory.available() == 0 {
+            if resident >= self.pages() {
                 break;
             }
-            self.prepare_files(memory.pagemap().owner())?;
+            memory.make_room(self.pages() - resident);
+            self.prepare_files(memory.pagemap().owner(), access)?;
 
             let mmap = self.mm.mmap_read_lock();
             for span in mmap.spans(self.addresses.clone()) {
@@ -260,7 +288,7 @@ impl Batch<'_, '_> {
     }
 
     /// Makes the pages of files small and present, since only those move.
-    fn prepare_files(&mut self, owner: PagemapOwner) -> Result {
+    fn prepare_files(&mut self, owner: PagemapOwner, access: Access) -> Result {
         let mut start = self.addresses.start;
         while let Some((addresses, file, pages)) = self.next_file(start) {
             start = addresses.end;
@@ -269,7 +297,7 @@ impl Batch<'_, '_> {
                 Err(EOPNOTSUPP) => continue,
                 result => result?,
             }
-            self.touch(addresses, Access::Read, Some(owner))?;
+            self.touch(addresses, access, Some(owner))?;
         }
         Ok(())
     }

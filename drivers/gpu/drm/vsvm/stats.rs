@@ -29,6 +29,8 @@ pub(crate) struct Stats {
     pages_back: Counter,
     /// Pages of VRAM filled with zeroes: page tables, and memory that nothing was stored in.
     pages_cleared: Counter,
+    /// Pages sent back to make room.
+    pub(crate) pages_evicted: Counter,
     /// Faults of the GPU that were serviced.
     pub(crate) gpu_faults: Counter,
     /// Pages mapped for the GPU.
@@ -76,6 +78,7 @@ impl Stats {
         show("pages-cleared", self.pages_cleared.get());
         show("dma-bytes-in", pages_in * hw::PAGE_SIZE);
         show("dma-bytes-back", pages_back * hw::PAGE_SIZE);
+        show("pages-evicted", self.pages_evicted.get());
         show("gpu-faults", self.gpu_faults.get());
         show("pages-mapped", self.pages_mapped.get());
         show("jobs", self.jobs.get());

@@ -17,7 +17,8 @@
 //! 3. `Mmu::unit` and `Mmu::tables`, spinlocks.
 //!
 //! `CopyEngine::state` may be taken inside of 1., but not of 2. `Svm::jobs` is outside of
-//! `ComputeEngine::queue`; these two and `SvmTable::list` have nothing to do with the others.
+//! `ComputeEngine::queue`; these two have nothing to do with the others. `SvmTable::list` is outside
+//! of 2.
 
 use core::ops::Range;
 use kernel::{
@@ -38,7 +39,6 @@ use kernel::{
             Invalidation, //
         },
         migrate_vma::MigrationBuffer,
-        vma_walk::Span,
         MmWithUser, //
     },
     new_mutex,
@@ -70,6 +70,7 @@ use crate::{
     copy::BATCH,
     dmem::DeviceMemory,
     hw,
+    migrate,
     mmu::Mmu,
     page_table::{
         PageTable,
@@ -111,6 +112,8 @@ pub(crate) struct Units<'bound> {
 pub(crate) struct Scratch<'bound> {
     pub(crate) pfns: KVec<Pfn>,
     pub(crate) buffer: MigrationBuffer,
+    /// Indices of pages of VRAM.
+    indices: KVec<usize>,
     reserve: Reserve<'bound>,
 }
 
@@ -120,8 +123,23 @@ impl Scratch<'_> {
         Ok(Self {
             pfns: KVec::from_elem(Pfn::NONE, BATCH, GFP_KERNEL)?,
             buffer: MigrationBuffer::new(BATCH, GFP_KERNEL)?,
+            indices: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             reserve: Reserve::new(),
         })
+    }
+}
+
+/// Returns addresses of the GPU as those of the process, which they are.
+fn span(addresses: &Range<u64>) -> Range<usize> {
+    addresses.start.into_safe_cast_arch()..addresses.end.into_safe_cast_arch()
+}
+
+/// Returns what to ask for on behalf of a GPU that writes, or only reads.
+fn access_for(write: bool) -> Access {
+    if write {
+        Access::Write
+    } else {
+        Access::Read
     }
 }
 
@@ -247,10 +265,13 @@ impl<'bound> Svm<'bound> {
         let page = va..va + hw::PAGE_SIZE;
         if let Some((array, writes)) = job.and_then(|job| job.access(va)) {
             let around = range::around(va, &array);
-            if self
-                .make_reachable(&mm, va, around, write || writes, scratch)
-                .is_ok()
-            {
+            let write = write || writes;
+            if job.is_some_and(Job::wants_vram) {
+                let addresses = span(&around);
+                // It is a wish: what cannot be moved is used where it is.
+                let _ = migrate::bring_in(self, &mm, addresses, access_for(write), scratch);
+            }
+            if self.make_reachable(&mm, va, around, write, scratch).is_ok() {
                 return Ok(());
             }
         }
@@ -271,9 +292,7 @@ impl<'bound> Svm<'bound> {
         write: bool,
         scratch: &mut Scratch<'bound>,
     ) -> Result {
-        let addresses: Range<usize> =
-            addresses.start.into_safe_cast_arch()..addresses.end.into_safe_cast_arch();
-        let access = if write { Access::Write } else { Access::Read };
+        let addresses = span(&addresses);
         let memory = &self.units.memory;
         let mut move_again = true;
 
@@ -284,7 +303,7 @@ impl<'bound> Svm<'bound> {
                 &self.notifier,
                 mm,
                 addresses.clone(),
-                access,
+                access_for(write),
                 Some(memory.pagemap().owner()),
                 msecs_to_jiffies(HMM_TIMEOUT),
                 scratch.pfns.get_mut(..pages).ok_or(EINVAL)?,
@@ -295,16 +314,23 @@ impl<'bound> Svm<'bound> {
 
             // Pages in VRAM that may not be written to, although they are to be.
             let mut read_only: Option<Range<usize>> = None;
+            let indices = &mut scratch.indices;
+            indices.clear();
             let (table, pages) = stable.split();
             let targets = pages.filter_map(|page| {
                 let address = page.address();
                 match page.location() {
-                    Location::Device(_) if write && !page.is_writable() => {
+                    Location::Device(folio) if write && !page.is_writable() => {
                         let first = read_only.as_ref().map_or(address, |range| range.start);
                         read_only = Some(first..address + PAGE_SIZE);
+                        if let Some(index) = memory.pagemap().index_of(folio) {
+                            // There is room for as many as there are pages.
+                            let _ = indices.push_within_capacity(index);
+                        }
                         None
                     }
                     Location::Device(folio) => {
+                        memory.mark_used(folio);
                         let target = Target::Vram(memory.offset_of(folio)?);
                         Some((casts::usize_as_u64(address), target, page.is_writable()))
                     }
@@ -331,8 +357,8 @@ impl<'bound> Svm<'bound> {
 
     /// Makes pages that are in VRAM writable.
     ///
-    /// Only a write fault of the CPU can do that, and it brings them back to system memory. So they
-    /// move again, if `move_again` is set.
+    /// Only a write fault of the CPU can do that, and it needs them in system memory. So those of
+    /// `Scratch::indices` come back, and move again, if `move_again` is set.
     fn make_writable(
         &self,
         mm: &MmWithUser,
@@ -340,27 +366,21 @@ impl<'bound> Svm<'bound> {
         move_again: bool,
         scratch: &mut Scratch<'bound>,
     ) -> Result {
+        self.units.memory.send_back(&mut scratch.indices);
+        if move_again {
+            return migrate::bring_in(self, mm, addresses, Access::Write, scratch);
+        }
         let pages = addresses.len() / PAGE_SIZE;
         hmm::fault(
             &self.notifier,
             mm,
-            addresses.clone(),
+            addresses,
             Access::Write,
             None,
             msecs_to_jiffies(HMM_TIMEOUT),
             scratch.pfns.get_mut(..pages).ok_or(EINVAL)?,
-        )?;
-        if move_again {
-            let mmap = mm.mmap_read_lock();
-            for span in mmap.spans(addresses) {
-                if let Span::Mapped { addresses, .. } = span {
-                    let buffer = &mut scratch.buffer;
-                    // Pages that do not move are mapped where they are.
-                    let _ = self.units.memory.take_in(&mmap, addresses, buffer);
-                }
-            }
-        }
-        Ok(())
+        )
+        .map(|_| ())
     }
 
     /// Fills the reserve of page tables. If there is no VRAM for them, all tables of this address
@@ -450,6 +470,13 @@ impl<'bound> SvmTable<'bound> {
         };
         if let Some(svm) = svm {
             svm.shut_down(poke);
+        }
+    }
+
+    /// Closes all address spaces: whatever the GPU still wants to access there fails.
+    pub(crate) fn close_all(&self) {
+        for svm in &self.list.lock().spaces {
+            svm.notifier.update_lock().lock().close();
         }
     }
 

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which pages of VRAM are free.
+//! Which pages of VRAM are free, and which were used last.
 //!
 //! VRAM is cut in two when the device is probed ([`Layout`]): most of it holds pages of programs,
 //! the rest page tables of the GPU. Each part has its own [`PagePool`], so that filling the first
-//! with data never leaves the driver without page tables.
+//! with data never leaves the driver without page tables. When the first is full, pages that were not
+//! used for long make room ([`Usage`]).
 //!
 //! Nothing in this file touches hardware.
 
+use core::ops::Range;
 use kernel::{
     bitmap::BitmapVec,
-    prelude::*, //
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    }, //
 };
 
 use crate::hw;
@@ -90,6 +96,54 @@ impl PagePool {
     }
 }
 
+/// Pages that make room together.
+const CHUNK: usize = 512;
+
+/// When the chunks of a part of VRAM were used.
+///
+/// Hardware does not tell. A page counts as used when the driver puts it there or maps it for the
+/// GPU, so what matters is when a job that uses it began, more or less.
+pub(crate) struct Usage {
+    chunks: KVec<Atomic<u64>>,
+    clock: Atomic<u64>,
+}
+
+impl Usage {
+    /// Returns the usage of `pages` pages that were never used.
+    pub(crate) fn new(pages: usize) -> Result<Self> {
+        let mut chunks = KVec::new();
+        for _ in 0..pages.div_ceil(CHUNK) {
+            chunks.push(Atomic::new(0), GFP_KERNEL)?;
+        }
+        Ok(Self {
+            chunks,
+            clock: Atomic::new(0),
+        })
+    }
+
+    /// Returns the number of chunks.
+    pub(crate) fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Takes note that the page with an index is used.
+    pub(crate) fn mark(&self, index: usize) {
+        if let Some(chunk) = self.chunks.get(index / CHUNK) {
+            chunk.store(self.clock.fetch_add(1, Relaxed) + 1, Relaxed);
+        }
+    }
+
+    /// Returns the pages that were not used for longest, and marks them as used, so that the next
+    /// call finds others.
+    pub(crate) fn take_oldest(&self) -> Range<usize> {
+        let ages = self.chunks.iter().map(|chunk| chunk.load(Relaxed));
+        let oldest = ages.enumerate().min_by_key(|&(_, age)| age);
+        let first = oldest.map_or(0, |(chunk, _)| chunk * CHUNK);
+        self.mark(first);
+        first..first + CHUNK
+    }
+}
+
 #[cfg(CONFIG_DRM_VSVM_KUNIT_TEST)]
 #[kunit_tests(drm_vsvm_vram)]
 mod tests {
@@ -112,6 +166,20 @@ mod tests {
         }
         assert_eq!(pool.alloc(), None);
         assert_eq!(pool.available(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn oldest_chunk_comes_first() -> Result {
+        let usage = Usage::new(3 * CHUNK)?;
+        for index in [0, CHUNK, 2 * CHUNK, 5] {
+            usage.mark(index);
+        }
+        assert_eq!(usage.take_oldest(), CHUNK..2 * CHUNK);
+        assert_eq!(usage.take_oldest(), 2 * CHUNK..3 * CHUNK);
+        assert_eq!(usage.take_oldest(), 0..CHUNK);
+        assert_eq!(usage.take_oldest(), CHUNK..2 * CHUNK);
+        usage.mark(usize::MAX);
         Ok(())
     }
 

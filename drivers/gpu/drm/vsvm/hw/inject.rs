@@ -48,11 +48,14 @@ pub(crate) enum Knob {
     /// give all ones, writes have no effect, DMA and interrupts stop, and what was in VRAM is lost.
     /// After so many milliseconds, or when zero is written, the device is there as after power-on.
     Gone,
+    /// Not an event: MiB of VRAM that the device says it has, if that is less than it has; zero is
+    /// all. Drivers find out when they are bound.
+    Vram,
 }
 
 impl Knob {
     /// All knobs in the order of their registers.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Seed,
         Self::CopyError,
         Self::Poison,
@@ -63,6 +66,7 @@ impl Knob {
         Self::HangCompute,
         Self::Latency,
         Self::Gone,
+        Self::Vram,
     ];
 
     /// Returns the offset of the knob's register in configuration space.
@@ -89,6 +93,7 @@ impl Knob {
             Self::HangCompute => "hang-compute",
             Self::Latency => "latency",
             Self::Gone => "gone",
+            Self::Vram => "vram",
         }
     }
 }

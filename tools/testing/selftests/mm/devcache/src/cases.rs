@@ -13,12 +13,16 @@ mod data_paths;
 mod direct;
 mod durability;
 mod errors;
+mod fuzz;
 mod grants;
 mod hangs;
+mod large;
 mod lifecycle;
+mod load;
 mod locked;
 mod mapping;
 mod memory;
+mod no_memory;
 mod pins;
 mod process;
 mod races;
@@ -53,6 +57,10 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         errors::CASES,
         hangs::CASES,
         vanish::CASES,
+        no_memory::CASES,
+        fuzz::CASES,
+        large::CASES,
+        load::CASES,
     ]
     .into_iter()
     .flatten()

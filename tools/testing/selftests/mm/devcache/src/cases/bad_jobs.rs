@@ -54,7 +54,7 @@ fn bad_arguments(ctx: &Ctx) -> Result<()> {
                 ..good
             },
         ),
-        ("flags", uapi::drm_vsvm_exec { flags: 1, ..good }),
+        ("flags", uapi::drm_vsvm_exec { flags: 2, ..good }),
         ("count of zero", uapi::drm_vsvm_exec { count: 0, ..good }),
         (
             "huge count",

@@ -10,11 +10,14 @@ use nix::unistd::pipe;
 use nix::unistd::ForkResult;
 use std::fs;
 use std::fs::File;
+use std::fs::OpenOptions;
 use std::io;
 use std::io::Read;
 use std::io::Write;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
@@ -22,6 +25,15 @@ use std::time::Duration;
 fn offset_and_length(range: Range<usize>) -> (i64, i64) {
     let number = |value| i64::try_from(value).expect("files here are small");
     (number(range.start), number(range.len()))
+}
+
+/// Opens a file for direct I/O.
+pub fn open_direct(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)
 }
 
 /// preadv2(2) with RWF_NOWAIT: the bytes read, fewer when it would have to wait.

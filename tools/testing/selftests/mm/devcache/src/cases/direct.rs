@@ -12,11 +12,7 @@ use devcache_selftests::map::Map;
 use devcache_selftests::random::Random;
 use devcache_selftests::sys;
 use devcache_selftests::PAGE;
-use std::fs::File;
-use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 pub(crate) const CASES: &[Case] = &[
     Case::every("direct_read", direct_read),
@@ -34,19 +30,10 @@ pub(crate) const CASES: &[Case] = &[
     Case::every("direct_write_onto_itself", direct_write_onto_itself),
 ];
 
-/// Opens a file for direct I/O.
-fn direct(path: &Path) -> Result<File> {
-    Ok(OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(path)?)
-}
-
 /// A direct read writes dirty device pages back first (`filemap_get_folios_tag`).
 fn direct_read(ctx: &Ctx) -> Result<()> {
     let file = Resident::dirty(ctx, 8)?;
-    let direct = direct(&file.path)?;
+    let direct = sys::open_direct(&file.path)?;
     let buffer = Map::anonymous(8 * PAGE)?;
 
     file.on_device(0..8)?;
@@ -63,7 +50,7 @@ fn direct_read(ctx: &Ctx) -> Result<()> {
 /// wrote, and what it covers is not hidden by the cache (`invalidate_inode_pages2_range`).
 fn direct_write(ctx: &Ctx) -> Result<()> {
     let mut file = Resident::dirty(ctx, 8)?;
-    let direct = direct(&file.path)?;
+    let direct = sys::open_direct(&file.path)?;
     let buffer = Map::anonymous(2 * PAGE)?;
     let text = Random::new(99).bytes(2 * PAGE);
     buffer.write(0, &text);
@@ -80,7 +67,7 @@ fn direct_write(ctx: &Ctx) -> Result<()> {
 /// The same over clean device pages: dropping them is right, leaving one as a page in RAM is not.
 fn direct_write_clean(ctx: &Ctx) -> Result<()> {
     let mut file = Resident::clean(ctx, 8)?;
-    let direct = direct(&file.path)?;
+    let direct = sys::open_direct(&file.path)?;
     let buffer = Map::anonymous(8 * PAGE)?;
     let text = Random::new(98).bytes(8 * PAGE);
     buffer.write(0, &text);
@@ -97,7 +84,7 @@ fn direct_write_clean(ctx: &Ctx) -> Result<()> {
 /// The GPU does not go on with a page that a direct write has thrown out of the cache.
 fn direct_write_other_mapping(ctx: &Ctx) -> Result<()> {
     let mut file = Resident::dirty(ctx, 4)?;
-    let direct = direct(&file.path)?;
+    let direct = sys::open_direct(&file.path)?;
     let buffer = Map::anonymous(PAGE)?;
     buffer.write(0, &[0x77; PAGE]);
     file.gpu_sees(0..4)?;
@@ -119,7 +106,7 @@ fn direct_read_into_device_pages(ctx: &Ctx) -> Result<()> {
     let mut file = Resident::dirty(ctx, 4)?;
     let text = Random::new(97).bytes(2 * PAGE);
     ctx.file("other")?.write_all_at(&text, 0)?;
-    let other = direct(&ctx.path("other"))?;
+    let other = sys::open_direct(&ctx.path("other"))?;
 
     file.on_device(0..4)?;
     let len = sys::read_into(&other, 0, &file.map, PAGE..3 * PAGE)?;
@@ -134,7 +121,7 @@ fn direct_read_into_device_pages(ctx: &Ctx) -> Result<()> {
 fn direct_write_from_device_pages(ctx: &Ctx) -> Result<()> {
     let file = Resident::dirty(ctx, 4)?;
     drop(ctx.file("other")?);
-    let other = direct(&ctx.path("other"))?;
+    let other = sys::open_direct(&ctx.path("other"))?;
 
     file.on_device(0..4)?;
     let len = sys::write_from(&other, 0, &file.map, 0..4 * PAGE)?;
@@ -145,7 +132,7 @@ fn direct_write_from_device_pages(ctx: &Ctx) -> Result<()> {
 /// A direct write whose source is another part of the same file, on the device too.
 fn direct_write_onto_itself(ctx: &Ctx) -> Result<()> {
     let mut file = Resident::dirty(ctx, 8)?;
-    let direct = direct(&file.path)?;
+    let direct = sys::open_direct(&file.path)?;
 
     file.on_device(0..8)?;
     let len = sys::write_from(&direct, 4 * PAGE, &file.map, 0..2 * PAGE)?;

@@ -65,28 +65,23 @@ fn charge_follows(ctx: &Ctx) -> Result<()> {
 
 /// A group whose limit is used up by clean pages on the device can still have memory.
 fn limit_drops_clean(ctx: &Ctx) -> Result<()> {
-    let group = Cgroup::enter(256 * MIB)?;
-    let file = Resident::clean(ctx, PAGES)?;
-    let before = Counters::core()?;
-
-    meet_limit(&group)?;
-    ensure!(
-        rise("pages_dropped", &before)? > 0,
-        "the group got memory without the device giving any"
-    );
-    same("pages lost", rise("pages_lost", &before)?, 0)?;
-    file.is_right()
+    device_gives(|| Resident::clean(ctx, PAGES), "pages_dropped")
 }
 
 /// The same with pages that have to be written first.
 fn limit_writes_dirty(ctx: &Ctx) -> Result<()> {
+    device_gives(|| Resident::dirty(ctx, PAGES), "pages_back")
+}
+
+/// With a file on the device, a group meets its limit: pages must leave in the way that `counter` counts.
+fn device_gives<'a>(file: impl FnOnce() -> Result<Resident<'a>>, counter: &str) -> Result<()> {
     let group = Cgroup::enter(256 * MIB)?;
-    let file = Resident::dirty(ctx, PAGES)?;
+    let file = file()?;
     let before = Counters::core()?;
 
     meet_limit(&group)?;
     ensure!(
-        rise("pages_back", &before)? > 0,
+        rise(counter, &before)? > 0,
         "the group got memory without the device giving any"
     );
     same("pages lost", rise("pages_lost", &before)?, 0)?;

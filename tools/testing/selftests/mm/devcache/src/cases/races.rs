@@ -10,7 +10,6 @@ use crate::resident::send;
 use crate::resident::Resident;
 use crate::resident::Touch;
 use anyhow::ensure;
-use anyhow::Context;
 use anyhow::Result;
 use devcache_selftests::gpu::Direction;
 use devcache_selftests::map::Map;
@@ -20,10 +19,7 @@ use devcache_selftests::PAGE;
 use nix::sys::memfd::memfd_create;
 use nix::sys::memfd::MFdFlags;
 use std::fs::File;
-use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -36,20 +32,13 @@ pub(crate) const CASES: &[Case] = &[
     Case::disk("shmem_page_becomes_file_page", reused),
 ];
 
-/// Opens a file for direct I/O.
-fn direct(path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(libc::O_DIRECT);
-    options.open(path).context("open for direct I/O")
-}
-
 /// A direct write invalidates many pages, each of which has to come back, and has references to all of
 /// them meanwhile. Whoever wants the last one does not wait for the others (`folio_migrate_any_refs`).
 fn held_in_a_batch(ctx: &Ctx) -> Result<()> {
     const PAGES: usize = 24;
     const LAST: u64 = (PAGES as u64 - 1) * PAGE as u64;
     let file = Resident::clean(ctx, PAGES)?;
-    let direct = direct(&file.path)?;
+    let direct = sys::open_direct(&file.path)?;
     let buffer = Map::anonymous(PAGES * PAGE)?;
     buffer.write(0, &file.want);
     let knobs = Knobs::new()?;
@@ -92,7 +81,7 @@ fn direct_write_against_back(ctx: &Ctx) -> Result<()> {
     let file = ctx.file("resident")?;
     file.write_all_at(&vec![0; PAGES * PAGE], 0)?;
     file.sync_all()?;
-    let direct = direct(&ctx.path("resident"))?;
+    let direct = sys::open_direct(&ctx.path("resident"))?;
     let map = Map::shared(&file, PAGES * PAGE)?;
     let buffer = Map::anonymous(PAGES * PAGE)?;
     let gpu = ctx.gpu()?;

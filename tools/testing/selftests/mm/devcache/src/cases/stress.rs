@@ -21,9 +21,7 @@ use devcache_selftests::PAGE;
 use nix::fcntl::posix_fadvise;
 use nix::fcntl::PosixFadviseAdvice;
 use std::fs::File;
-use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -102,11 +100,7 @@ fn run(ctx: &Ctx, roles: &[Role]) -> Result<()> {
     let before = Counters::core()?;
     let arena = Arena {
         gpu: ctx.gpu()?,
-        direct: OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(ctx.path("arena"))?,
+        direct: sys::open_direct(&ctx.path("arena"))?,
         map: Map::shared(&file, TAIL.end * PAGE)?,
         file,
         end: Instant::now() + TIME,

@@ -47,6 +47,10 @@ struct Args {
     #[arg(long, env = "MEM", default_value = "2G")]
     memory: String,
 
+    /// Processors of the guest.
+    #[arg(long, default_value_t = 2)]
+    cpus: u8,
+
     /// How the guest's processors are run.
     #[arg(long, env = "ACCEL", value_enum, default_value_t = Accel::Tcg)]
     accel: Accel,

@@ -22,8 +22,7 @@
 //!
 //! - when the CPU touches an anonymous page (`migrate_to_ram` of the C interface);
 //! - when anything in the kernel wants the content of a page of a file;
-//! - when a driver asks for it: [`DevicePagemap::migrate_to_ram`] for the anonymous pages of a
-//!   range of addresses, [`DevicePagemap::evict`] for all pages of a range of device memory;
+//! - when a driver asks for it: [`DevicePagemap::evict`];
 //! - when the [`DevicePagemap`] is dropped: then all pages come back.
 //!
 //! C headers: [`include/linux/memremap.h`](srctree/include/linux/memremap.h),
@@ -41,12 +40,10 @@ use crate::{
             Entry,
             MigratePfn,
             Migration,
-            MigrationBuffer,
             Source, //
         },
         new_folio::NewFolio,
-        pagemap_owner::PagemapOwner,
-        MmapReadGuard, //
+        pagemap_owner::PagemapOwner, //
     },
     page::{
         PAGE_MASK,
@@ -325,35 +322,13 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
         Ok(unsafe { NewFolio::from_raw(folio) })
     }
 
-    /// Brings the anonymous pages of a range of addresses back to system memory.
-    ///
-    /// `addresses` must be page aligned, lie in one VMA, and have no more pages than `buffer` has
-    /// room for. Pages of files are left alone: touch them, for example with
-    /// [`hmm::fault`](super::hmm::fault) without an owner.
-    ///
-    /// Context: process context, may sleep. The caller must hold no lock that its interval
-    /// notifiers or [`DevicePrivateOps::copy_to_ram`] take.
-    ///
-    /// # Errors
-    ///
-    /// - `EINVAL`: the addresses are not as required above, or the VMA is not
-    ///   [migratable](super::virt::VmaRef::is_migratable).
-    pub fn migrate_to_ram(
-        &self,
-        mmap: &MmapReadGuard<'_>,
-        addresses: Range<usize>,
-        buffer: &mut MigrationBuffer,
-    ) -> Result<Returned> {
-        let migration = Migration::collect_device(mmap, addresses, self.owner(), buffer)?;
-        Ok(self.return_to_ram(migration, Failed::Stay))
-    }
-
     /// Brings the pages in a range of indices back to system memory, whomever they belong to.
     ///
     /// Indices that do not exist and pages that are free are ignored. The result counts anonymous
     /// pages only; those of files come back or are lost, which is the business of their users.
     ///
-    /// Context: as for [`DevicePagemap::migrate_to_ram`].
+    /// Context: process context, may sleep. The caller must hold no lock that its interval
+    /// notifiers or [`DevicePrivateOps::copy_to_ram`] take.
     pub fn evict(&self, indices: Range<usize>) -> Returned {
         #[cfg(CONFIG_DEVCACHE)]
         {

@@ -179,28 +179,6 @@ impl<'a> Migration<'a, Collected> {
         owner: PagemapOwner,
         buffer: &'a mut MigrationBuffer,
     ) -> Result<Self> {
-        Self::collect_from(mmap, addresses, Select::System, owner, buffer)
-    }
-
-    /// Starts a migration of the anonymous pages that `owner` holds back to system memory.
-    ///
-    /// Otherwise like [`Migration::collect`].
-    pub(super) fn collect_device(
-        mmap: &'a MmapReadGuard<'_>,
-        addresses: Range<usize>,
-        owner: PagemapOwner,
-        buffer: &'a mut MigrationBuffer,
-    ) -> Result<Self> {
-        Self::collect_from(mmap, addresses, Select::DevicePrivate, owner, buffer)
-    }
-
-    fn collect_from(
-        mmap: &'a MmapReadGuard<'_>,
-        addresses: Range<usize>,
-        select: Select,
-        owner: PagemapOwner,
-        buffer: &'a mut MigrationBuffer,
-    ) -> Result<Self> {
         let Range { start, end } = addresses;
         if start >= end || (start | end) & !PAGE_MASK != 0 {
             return Err(EINVAL);
@@ -211,7 +189,7 @@ impl<'a> Migration<'a, Collected> {
         let vma = mmap.vma_lookup(start).ok_or(EINVAL)?;
 
         Ok(Self::new(Inner::collect_vma(
-            vma, addresses, select, owner, src, dst,
+            vma, addresses, owner, src, dst,
         )?))
     }
 
@@ -385,27 +363,5 @@ impl Entry<'_> {
         // SAFETY: By the type invariants the page frame, if valid, is that of a folio from
         // `NewFolio::into_raw`, and nobody else takes it, since it is removed from the entry.
         unsafe { core::mem::replace(self.dst, MigratePfn::NONE).into_new_folio() }
-    }
-}
-
-/// Which pages of a range migrate.
-#[derive(Clone, Copy)]
-enum Select {
-    /// Those in system memory.
-    System,
-    /// Those in device memory of the owner.
-    DevicePrivate,
-}
-
-impl Select {
-    fn as_raw(self) -> c_ulong {
-        let flags = match self {
-            Self::System => bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM,
-            Self::DevicePrivate => {
-                bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE
-            }
-        };
-        // CAST: The flags are small positive numbers, `u32` fits into `c_ulong`.
-        flags as c_ulong
     }
 }

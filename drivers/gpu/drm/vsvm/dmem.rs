@@ -169,15 +169,24 @@ impl<'bound> DeviceMemory<'bound> {
         }
     }
 
-    /// Sends the pages with some indices back, wherever they are mapped.
-    pub(crate) fn send_back(&self, indices: &mut [usize]) {
+    /// Sends the pages with some indices back, wherever they are mapped. Pages that cannot be moved
+    /// now stay.
+    ///
+    /// Context: process context, sleeps, with no locks held.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`, or `EIO` if pages that are not of files could not be copied.
+    pub(crate) fn send_back(&self, indices: &mut [usize]) -> Result {
         indices.sort_unstable();
+        let mut result = Ok(());
         for run in indices.chunk_by(|a, b| a + 1 == *b) {
             if let [first, ..] = run {
-                // What stays is no error.
-                let _ = self.pagemap.evict(*first..first + run.len());
+                let returned = self.pagemap.evict(*first..first + run.len());
+                result = result.and(returned.result);
             }
         }
+        result
     }
 
     /// Takes a free page.

@@ -119,7 +119,7 @@ pub(crate) fn bring_in<'bound>(
         addresses,
         scratch,
     };
-    let resident = batch.resident()?.count();
+    let resident = batch.resident()?;
     batch.move_in(resident, access)
 }
 
@@ -141,38 +141,6 @@ fn is_accessible(vma: &VmaRef) -> bool {
     vma.flags() & (flags::READ | flags::WRITE | flags::EXEC) != 0
 }
 
-/// Which pages of a batch are in VRAM.
-#[derive(Clone, Copy)]
-struct Resident([u64; BATCH / 64]);
-
-impl Resident {
-    fn count(&self) -> usize {
-        self.0
-            .iter()
-            .map(|word| casts::u32_as_usize(word.count_ones()))
-            .sum()
-    }
-
-    fn add(&mut self, index: usize) {
-        if let Some(word) = self.0.get_mut(index / 64) {
-            *word |= 1 << (index % 64);
-        }
-    }
-
-    fn contains(&self, index: usize) -> bool {
-        self.0
-            .get(index / 64)
-            .is_some_and(|word| word & 1 << (index % 64) != 0)
-    }
-
-    /// Returns the first run of pages in VRAM at or after `from`.
-    fn run(&self, from: usize) -> Option<Range<usize>> {
-        let start = (from..BATCH).find(|&index| self.contains(index))?;
-        let end = (start..BATCH).find(|&index| !self.contains(index));
-        Some(start..end.unwrap_or(BATCH))
-    }
-}
-
 /// Up to [`BATCH`] pages.
 struct Batch<'a, 'bound> {
     svm: &'a Svm<'bound>,
@@ -187,12 +155,12 @@ impl Batch<'_, '_> {
     }
 
     fn migrate(&mut self, direction: Direction, counts: &mut Counts) -> Result {
-        let before = self.resident()?.count();
+        let before = self.resident()?;
         let result = match direction {
             Direction::ToVram => self.move_in(before, Access::Read),
             Direction::ToRam => self.move_back(),
         };
-        let after = self.resident()?.count();
+        let after = self.resident()?;
 
         let (present, moved, skipped) = match direction {
             Direction::ToVram => {
@@ -235,32 +203,36 @@ impl Batch<'_, '_> {
         }
     }
 
-    /// Finds out which pages are in VRAM.
-    fn resident(&mut self) -> Result<Resident> {
-        let owner = self.svm.units.memory.pagemap().owner();
+    /// Finds out which pages are in VRAM: leaves their indices there in `Scratch::indices`, and
+    /// returns how many they are.
+    fn resident(&mut self) -> Result<usize> {
+        let memory = &self.svm.units.memory;
         let pages = self.pages();
+        let Scratch { pfns, indices, .. } = &mut *self.scratch;
         for _ in 0..ROUNDS {
             let snapshot = hmm::fault(
                 &self.svm.notifier,
                 self.mm,
                 self.addresses.clone(),
                 Access::None,
-                Some(owner),
+                Some(memory.pagemap().owner()),
                 msecs_to_jiffies(HMM_TIMEOUT),
-                self.scratch.pfns.get_mut(..pages).ok_or(EINVAL)?,
+                pfns.get_mut(..pages).ok_or(EINVAL)?,
             )?;
             let Some(mut stable) = snapshot.lock() else {
                 continue;
             };
-            let mut resident = Resident([0; BATCH / 64]);
+            indices.clear();
             let (_, pages) = stable.split();
             for page in pages {
                 if let Location::Device(folio) = page.location() {
-                    self.svm.units.memory.mark_used(folio);
-                    resident.add((page.address() - self.addresses.start) / PAGE_SIZE);
+                    memory.mark_used(folio);
+                    let index = memory.pagemap().index_of(folio).ok_or(EINVAL)?;
+                    let pushed = indices.push_within_capacity(index);
+                    pushed.map_err(|_| EINVAL)?;
                 }
             }
-            return Ok(resident);
+            return Ok(indices.len());
         }
         Err(EBUSY)
     }
@@ -317,53 +289,8 @@ impl Batch<'_, '_> {
     }
 
     fn move_back(&mut self) -> Result {
-        let memory = self.svm.units.memory.clone();
-        {
-            // The pages of anonymous memory, many at once.
-            let mmap = self.mm.mmap_read_lock();
-            for span in mmap.spans(self.addresses.clone()) {
-                let Span::Mapped { addresses, .. } = span else {
-                    continue;
-                };
-                let buffer = &mut self.scratch.buffer;
-                let returned = memory.pagemap().migrate_to_ram(&mmap, addresses, buffer);
-                if let Ok(returned) = returned {
-                    returned.result?;
-                }
-            }
-        }
-
-        // The pages of files come back when they are touched.
-        let resident = self.resident()?;
-        let mut from = 0;
-        while let Some(run) = resident.run(from) {
-            from = run.end;
-            let start = self.addresses.start + run.start * PAGE_SIZE;
-            let end = self
-                .addresses
-                .end
-                .min(self.addresses.start + run.end * PAGE_SIZE);
-            self.touch(start..end, Access::Read, None)?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(CONFIG_DRM_VSVM_KUNIT_TEST)]
-#[kunit_tests(drm_vsvm_migrate)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_are_found_in_order() {
-        let mut resident = Resident([0; BATCH / 64]);
-        for index in [3, 4, 5, 64, BATCH - 1] {
-            resident.add(index);
-        }
-        assert_eq!(resident.count(), 5);
-        assert_eq!(resident.run(0), Some(3..6));
-        assert_eq!(resident.run(6), Some(64..65));
-        assert_eq!(resident.run(65), Some(BATCH - 1..BATCH));
-        assert_eq!(resident.run(BATCH), None);
+        self.resident()?;
+        let memory = &self.svm.units.memory;
+        memory.send_back(&mut self.scratch.indices)
     }
 }

@@ -113,7 +113,7 @@ pub(crate) struct Scratch<'bound> {
     pub(crate) pfns: KVec<Pfn>,
     pub(crate) buffer: MigrationBuffer,
     /// Indices of pages of VRAM.
-    indices: KVec<usize>,
+    pub(crate) indices: KVec<usize>,
     reserve: Reserve<'bound>,
 }
 
@@ -366,7 +366,8 @@ impl<'bound> Svm<'bound> {
         move_again: bool,
         scratch: &mut Scratch<'bound>,
     ) -> Result {
-        self.units.memory.send_back(&mut scratch.indices);
+        // What stays will come back when it is touched.
+        let _ = self.units.memory.send_back(&mut scratch.indices);
         if move_again {
             return migrate::bring_in(self, mm, addresses, Access::Write, scratch);
         }

@@ -12,6 +12,7 @@ use crate::{
     faux,
     mm::{
         hmm,
+        migrate_vma::MigrationBuffer,
         vma_walk::Span, //
     },
     page::PAGE_SIZE,
@@ -120,15 +121,6 @@ fn returns() -> Result {
     ensure!(evicted.pages == PAGES - 1 && evicted.result.is_ok());
     ensure!(fake.pagemap.pages_in_use() == 1);
     ensure!(fake.pagemap.evict(0..1).pages == 1);
-
-    fake.take_in(mm, &area)?;
-    let mut buffer = MigrationBuffer::new(PAGES, GFP_KERNEL)?;
-    let mmap = mm.mmap_read_lock();
-    let returned = fake
-        .pagemap
-        .migrate_to_ram(&mmap, area.addresses(), &mut buffer)?;
-    drop(mmap);
-    ensure!(returned.pages == PAGES && returned.result.is_ok());
 
     fake.take_in(mm, &area)?;
     ensure!(locate(mm, &area, hmm::Access::Write, None)? == (0, PAGES));

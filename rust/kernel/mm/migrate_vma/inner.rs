@@ -6,10 +6,7 @@
 //! `migrate_device_*` for a range of page frames. [`Inner`] hides the difference, and its [`Drop`]
 //! is the one place in which migrations end.
 
-use super::{
-    MigratePfn,
-    Select, //
-};
+use super::MigratePfn;
 use crate::{
     bindings,
     error::to_result,
@@ -49,6 +46,12 @@ pub(super) struct Inner<'a> {
 }
 
 impl<'a> Inner<'a> {
+    /// Returns the flags of `struct migrate_vma` for a direction.
+    const fn flags(direction: bindings::migrate_vma_direction) -> c_ulong {
+        // CAST: The flags are small positive numbers, `u32` fits into `c_ulong`.
+        direction as c_ulong
+    }
+
     /// Collects the pages of a range of addresses.
     ///
     /// The arrays must have as many entries as the range has pages; else `EINVAL`. The mmap lock
@@ -56,7 +59,6 @@ impl<'a> Inner<'a> {
     pub(super) fn collect_vma(
         vma: &'a VmaRef,
         addresses: Range<usize>,
-        select: Select,
         owner: PagemapOwner,
         src: &'a mut [MigratePfn],
         dst: &'a mut [MigratePfn],
@@ -66,7 +68,7 @@ impl<'a> Inner<'a> {
             start: addresses.start,
             end: addresses.end,
             pgmap_owner: owner.as_raw(),
-            flags: select.as_raw(),
+            flags: Self::flags(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_SYSTEM),
             ..pin_init::zeroed()
         };
         // SAFETY: `vma` is valid and locked for `'a`; there is no fault page.
@@ -92,7 +94,7 @@ impl<'a> Inner<'a> {
             start: address,
             end: address.checked_add(PAGE_SIZE).ok_or(EINVAL)?,
             pgmap_owner: owner.as_raw(),
-            flags: Select::DevicePrivate.as_raw(),
+            flags: Self::flags(bindings::migrate_vma_direction_MIGRATE_VMA_SELECT_DEVICE_PRIVATE),
             fault_page: vmf.page,
             ..pin_init::zeroed()
         };

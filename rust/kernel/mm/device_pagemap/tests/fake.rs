@@ -15,6 +15,7 @@ use crate::{
             Invalidate,
             Invalidation, //
         },
+        migrate_vma::MigrationBuffer,
         MmWithUser, //
     },
     new_mutex,

@@ -216,11 +216,14 @@ impl<'bound, const INDEX: u32> Channel<'bound, INDEX> {
     ///
     /// # Errors
     ///
-    /// `ENODEV` if the device has gone.
+    /// `ENODEV` if the device has gone, `EIO` if it has been reset, by whoever may do that.
     pub(crate) fn check(&self) -> Result {
         let error = self.regs.read_at(Self::BASE + reg::ERROR)?;
         if error == ChannelError::None.code() {
-            return Ok(());
+            return match self.regs.read_at(Self::BASE + reg::CTRL)? {
+                reg::CTRL_ENABLE => Ok(()),
+                _ => Err(EIO),
+            };
         }
         if self.regs.is_gone() {
             return Err(ENODEV);

@@ -281,7 +281,8 @@ impl<'bound> ComputeEngine<'bound> {
         };
         let status = match done.status {
             Status::Ok => Ok(()),
-            Status::Fault => Err(job.fault.copy().unwrap_or(EFAULT)),
+            // Without an error nobody knew of the fault: the buffer was off, after a reset.
+            Status::Fault => Err(job.fault.copy().unwrap_or(EIO)),
             Status::BadCommand => {
                 // It is not well, and if it has gone that will be noticed elsewhere.
                 let _ = self.channel.check();
@@ -421,14 +422,14 @@ impl<'bound> ComputeEngine<'bound> {
 
     /// Looks after the engine when nothing has been heard of it for a while.
     fn watch(&self) {
-        let gone = self.channel.check().is_err();
+        let well = self.channel.check();
         let stalled = self.channel.is_stalled();
         let mut queue = self.lock();
         if queue.oldest == queue.cursor.next() {
             return;
         }
-        if gone {
-            self.restart(queue, ENODEV);
+        if let Err(error) = well {
+            self.restart(queue, error);
         } else if stalled {
             queue.progress = Instant::now();
         } else if queue.progress.elapsed() > HANG_TIMEOUT {

@@ -108,6 +108,12 @@ impl<'bound> FaultHandler<'bound> {
 
     fn enable(dev: &Device<Bound>, regs: &Regs<'_>) -> Result<Coherent<[RawFault]>> {
         let buffer = Coherent::zeroed_slice(dev, casts::u32_as_usize(BUFFER_SIZE), GFP_KERNEL)?;
+        Self::start(dev, regs, &buffer)?;
+        Ok(buffer)
+    }
+
+    /// Lets the device write to a buffer that contains no entries.
+    fn start(dev: &Device<Bound>, regs: &Regs<'_>, buffer: &Coherent<[RawFault]>) -> Result {
         regs.write64(reg::FAULT_BASE, buffer.dma_address())?;
         regs.write::<{ reg::FAULT_SIZE }>(BUFFER_SIZE);
         regs.write::<{ reg::FAULT_CTRL }>(reg::FAULT_CTRL_ENABLE);
@@ -115,7 +121,25 @@ impl<'bound> FaultHandler<'bound> {
             dev_err!(dev, "the fault buffer does not start\n");
             return Err(EIO);
         }
-        Ok(buffer)
+        Ok(())
+    }
+
+    /// Enables the buffer again if the device has been reset, by whoever may do that.
+    fn revive(&self, last: &mut u32) {
+        if self.regs.read::<{ reg::FAULT_CTRL }>() != 0 {
+            return;
+        }
+        for slot in 0..casts::u32_as_usize(BUFFER_SIZE) {
+            let clear = || -> Result {
+                io_project!(&self.buffer, [try: slot]).copy_write(RawFault::default());
+                Ok(())
+            };
+            // All slots exist.
+            let _ = clear();
+        }
+        *last = 0;
+        // If it fails, faults fail jobs.
+        let _ = Self::start(self.units.dev, &self.regs, &self.buffer);
     }
 
     /// Returns the entry with sequence number `seq`, if the device has written it.
@@ -152,6 +176,7 @@ impl irq::ThreadedHandler for FaultHandler<'_> {
             scratch,
         } = &mut *state;
         let mut replay = false;
+        let before = *last;
         loop {
             let seq = last.wrapping_add(1);
             let Ok(Some(raw)) = self.read(seq) else {
@@ -183,6 +208,9 @@ impl irq::ThreadedHandler for FaultHandler<'_> {
                 Ok(()) => replay = true,
                 Err(_) => self.regs.write::<{ reg::FAULT_CANCEL }>(seq),
             }
+        }
+        if *last == before {
+            self.revive(last);
         }
         if replay {
             self.regs.write::<{ reg::FAULT_REPLAY }>(1);

@@ -50,12 +50,6 @@ use crate::{
 /// How often to ask whether the TLB is done. One read takes more than 10 microseconds.
 const TLB_RETRIES: usize = 100_000;
 
-/// State of the registers.
-struct Unit {
-    /// Value of [`reg::WINDOW`].
-    window: u32,
-}
-
 /// The MMU.
 #[pin_data]
 pub(crate) struct Mmu<'bound> {
@@ -64,7 +58,7 @@ pub(crate) struct Mmu<'bound> {
     copy: Arc<CopyEngine<'bound>>,
     layout: Layout,
     #[pin]
-    unit: SpinLock<Unit>,
+    unit: SpinLock<()>,
     #[pin]
     tables: SpinLock<PagePool>,
 }
@@ -85,7 +79,7 @@ impl<'bound> Mmu<'bound> {
                 regs,
                 copy,
                 layout,
-                unit <- new_spinlock!(Unit { window: 0 }, "Mmu::unit"),
+                unit <- new_spinlock!((), "Mmu::unit"),
                 tables <- new_spinlock!(tables, "Mmu::tables"),
             }),
             GFP_KERNEL,
@@ -99,14 +93,12 @@ impl<'bound> Mmu<'bound> {
         first: usize,
         entries: impl Iterator<Item = Option<Pte>>,
     ) {
-        let mut unit = self.unit.lock();
+        let _unit = self.unit.lock();
         let window = casts::usize_as_u64(hw::WINDOW_SIZE);
         // CAST: VRAM is far smaller than `WINDOW_SIZE << 32`.
-        let wanted = (table / window) as u32;
-        if unit.window != wanted {
-            self.regs.write::<{ reg::WINDOW }>(wanted);
-            unit.window = wanted;
-        }
+        let number = (table / window) as u32;
+        // Each time, for the device may have been reset.
+        self.regs.write::<{ reg::WINDOW }>(number);
         let base: usize = (table % window).into_safe_cast_arch();
         for (index, pte) in entries.enumerate() {
             let Some(pte) = pte else {

@@ -12,11 +12,15 @@ use crate::knobs::Knobs;
 use crate::knobs::ALWAYS;
 use crate::resident::Resident;
 use crate::resident::Touch;
+use anyhow::ensure;
+use anyhow::Context;
 use anyhow::Result;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
 use devcache_selftests::PAGE;
+use std::fs;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
@@ -38,6 +42,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::every("copy_channel_hangs", copy_hangs).limit(120),
     Case::once("compute_channel_hangs", compute_hangs),
     Case::once("close_while_hanging", close_while_hanging),
+    Case::every("reset_function", reset_function),
 ];
 
 const PAGES: usize = 8;
@@ -132,4 +137,32 @@ fn close_while_hanging(ctx: &Ctx) -> Result<()> {
     same("status of the job that hung", ended.status, -libc::EIO)?;
     gpu.compute(add_one(&map))?;
     Ok(())
+}
+
+/// Somebody resets the function behind the driver's back. VRAM keeps what it has, so nothing is lost.
+fn reset_function(ctx: &Ctx) -> Result<()> {
+    let mut file = Resident::dirty(ctx, PAGES)?;
+    let map = Map::anonymous(PAGE)?;
+    let gpu = ctx.gpu()?;
+    gpu.compute(add_one(&map))?;
+    let knobs = Knobs::new()?;
+
+    for _ in 0..3 {
+        file.send(0..PAGES, Touch::Write)?;
+        fs::write(knobs.device.join("reset"), "1").context("reset the function")?;
+        loses(0, || file.is_right())?;
+        // One job may be taken for one that was running.
+        let first = gpu.run(add_one(&map))?.status;
+        ensure!([0, -libc::EIO].contains(&first), "a job ended with {first}");
+        let before = map.cell(0).load(Ordering::Relaxed);
+        // New memory, so that there is a fault.
+        let fresh = Map::anonymous(PAGE)?;
+        gpu.compute(add_one(&fresh))?;
+        gpu.compute(add_one(&map))?;
+        let words = [&fresh, &map].map(|map| map.cell(0).load(Ordering::Relaxed));
+        same("what the GPU computed", words, [1, before + 1])?;
+        file.send(0..PAGES, Touch::Write)?;
+        file.gpu_add(0..PAGES, 1)?;
+    }
+    file.is_right()
 }

@@ -38,13 +38,12 @@ use std::time::Duration;
 use std::time::Instant;
 
 pub(crate) const CASES: &[Case] = &[
-    Case::every("load_unbind", |ctx| run(ctx, true, false)).limit(150),
-    Case::every("load_kill", |ctx| run(ctx, false, true)).limit(150),
-    Case::every("load_unbind_and_kill", |ctx| run(ctx, true, true)).limit(150),
+    Case::every("load_unbind", |ctx| run(ctx, false)).limit(150),
+    Case::every("load_unbind_and_kill", |ctx| run(ctx, true)).limit(150),
 ];
 
 /// How long the workers are disturbed.
-const TIME: Duration = Duration::from_secs(15);
+const TIME: Duration = Duration::from_secs(10);
 const WORKERS: usize = 3;
 const PAGES: usize = 64;
 const WORDS: usize = PAGE / 4;
@@ -207,8 +206,8 @@ fn start(ctx: &Ctx, board: &Map, number: usize, seed: u64) -> Result<Pid> {
     }
 }
 
-/// Has the workers disturbed for a while.
-fn run(ctx: &Ctx, unbind: bool, kill_workers: bool) -> Result<()> {
+/// Has the driver come and go for a while, and workers killed.
+fn run(ctx: &Ctx, kill_workers: bool) -> Result<()> {
     let free = Gpu::open_detached()?.vram_free()?;
     let board = ctx.file("board")?;
     board.set_len(PAGE as u64)?;
@@ -227,7 +226,7 @@ fn run(ctx: &Ctx, unbind: bool, kill_workers: bool) -> Result<()> {
     let end = Instant::now() + TIME;
     while Instant::now() < end {
         thread::sleep(Duration::from_millis(100 + random.below(200) as u64));
-        if unbind && (!kill_workers || random.below(2) == 0) {
+        if !kill_workers || random.below(2) == 0 {
             drop(Unbound::now()?);
             wait_for_gpu()?;
             unbound += 1;

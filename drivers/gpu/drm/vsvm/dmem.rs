@@ -177,9 +177,9 @@ impl<'bound> DeviceMemory<'bound> {
     /// # Errors
     ///
     /// `ENOMEM`, or `EIO` if pages that are not of files could not be copied.
-    pub(crate) fn send_back(&self, indices: &mut [usize]) -> Result {
-        indices.sort_unstable();
+    pub(crate) fn send_back(&self, indices: &[usize]) -> Result {
         let mut result = Ok(());
+        // Pages that went there together are next to each other.
         for run in indices.chunk_by(|a, b| a + 1 == *b) {
             if let [first, ..] = run {
                 let returned = self.pagemap.evict(*first..first + run.len());

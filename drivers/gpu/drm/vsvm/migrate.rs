@@ -291,6 +291,6 @@ impl Batch<'_, '_> {
     fn move_back(&mut self) -> Result {
         self.resident()?;
         let memory = &self.svm.units.memory;
-        memory.send_back(&mut self.scratch.indices)
+        memory.send_back(&self.scratch.indices)
     }
 }

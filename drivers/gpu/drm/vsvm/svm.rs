@@ -367,7 +367,7 @@ impl<'bound> Svm<'bound> {
         scratch: &mut Scratch<'bound>,
     ) -> Result {
         // What stays will come back when it is touched.
-        let _ = self.units.memory.send_back(&mut scratch.indices);
+        let _ = self.units.memory.send_back(&scratch.indices);
         if move_again {
             return migrate::bring_in(self, mm, addresses, Access::Write, scratch);
         }

@@ -63,18 +63,21 @@ struct Build<'a> {
     tree: &'a Tree,
     dir: PathBuf,
     flavour: Flavour,
+    flags: &'static [&'static str],
     log: Log,
 }
 
 /// Builds the kernel unless it is built already.
 pub fn build(cache: &Cache, tree: &Tree, checkout: &Path, flavour: Flavour) -> Result<Built> {
-    let name = flavour.name();
+    let base = if tree.is_patched() { "" } else { "-base" };
+    let name = format!("{}{base}", flavour.name());
     let dir = cache.path(format!("build-{name}"));
-    let fragments = flavour.fragments(checkout);
-    let inputs = digest(&tree.id, &fragments, flavour)?;
+    let fragments = flavour.fragments(checkout, tree.is_patched());
+    let flags = flags(flavour, tree);
+    let inputs = digest(&tree.id, &fragments, flags)?;
     let stamp = dir.join("devcache.stamp");
     if read_if_there(&stamp)?.as_ref() == Some(&inputs) {
-        println!("kernel: up to date (CONFIG={name})");
+        println!("kernel: up to date ({name})");
         return Ok(Built { dir });
     }
 
@@ -84,6 +87,7 @@ pub fn build(cache: &Cache, tree: &Tree, checkout: &Path, flavour: Flavour) -> R
         tree,
         dir,
         flavour,
+        flags,
         log,
     };
     match fs::remove_file(&stamp) {
@@ -91,14 +95,14 @@ pub fn build(cache: &Cache, tree: &Tree, checkout: &Path, flavour: Flavour) -> R
         _ => {}
     }
     let configured = build.dir.join("devcache.configured");
-    let wanted = digest(&tree.kconfig_id, &fragments, flavour)?;
+    let wanted = digest(&tree.kconfig_id, &fragments, flags)?;
     if read_if_there(&configured)?.as_ref() != Some(&wanted) {
-        let stage = Stage::begin(format!("kernel: configure (CONFIG={name})"));
+        let stage = Stage::begin(format!("kernel: configure ({name})"));
         build.configure(&fragments)?;
         fs::write(configured, wanted)?;
         stage.done();
     }
-    let stage = Stage::begin(format!("kernel: build (CONFIG={name})"));
+    let stage = Stage::begin(format!("kernel: build ({name})"));
     build.compile()?;
     stage.done();
     let said = fs::read_to_string(build.log.path())?;
@@ -118,6 +122,34 @@ pub fn build(cache: &Cache, tree: &Tree, checkout: &Path, flavour: Flavour) -> R
         eprint!("{text}");
     }
     Ok(Built { dir: build.dir })
+}
+
+/// Compiles the kernel's own tests of mm and puts what they need to run into `out`.
+///
+/// They are those of the tree that `built` was built from.
+pub fn mm_tests(cache: &Cache, tree: &Tree, built: &Built, out: &Path) -> Result<()> {
+    let stage = Stage::begin("kernel: tests of mm");
+    let log = cache.log("mm-tests")?;
+    let output = built.dir.join("selftests/mm");
+    fs::create_dir_all(&output)?;
+    log.run(Command::new("make").current_dir(&tree.dir).args([
+        "LLVM=1",
+        &format!("O={}", built.dir.display()),
+        "headers",
+    ]))?;
+    log.run(
+        Command::new("make")
+            .current_dir(tree.dir.join("tools/testing/selftests/mm"))
+            .args(["LLVM=1", "install"])
+            .arg(format!("OUTPUT={}", output.display()))
+            .arg(format!("INSTALL_PATH={}", out.display()))
+            .arg(format!(
+                "KHDR_INCLUDES=-isystem {}",
+                built.dir.join("usr/include").display()
+            )),
+    )?;
+    stage.done();
+    Ok(())
 }
 
 /// The warnings in a log that are about files of ours, each with its file.
@@ -152,8 +184,8 @@ fn warnings<'a>(log: &'a str, ours: &'a [PathBuf]) -> Vec<(&'a Path, &'a str)> {
 }
 
 /// What is given to `make`, beyond what no result depends on.
-fn flags(flavour: Flavour) -> &'static [&'static str] {
-    if flavour.is_checked() {
+fn flags(flavour: Flavour, tree: &Tree) -> &'static [&'static str] {
+    if flavour.is_checked() && tree.is_patched() {
         // Clippy compiles the Rust code. Warnings are no errors: the base kernel has some.
         &["CLIPPY=1"]
     } else {
@@ -163,10 +195,10 @@ fn flags(flavour: Flavour) -> &'static [&'static str] {
 
 /// A hash of what decides a result: something of the tree, the fragments, the flags and the
 /// compilers.
-fn digest(of_tree: &str, fragments: &[PathBuf], flavour: Flavour) -> Result<String> {
+fn digest(of_tree: &str, fragments: &[PathBuf], flags: &[&str]) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(of_tree);
-    hash.update(flags(flavour).join(" "));
+    hash.update(flags.join(" "));
     for fragment in fragments {
         hash.update(fs::read(fragment).with_context(|| fragment.display().to_string())?);
     }
@@ -195,7 +227,7 @@ impl Build<'_> {
             ))
             // Nothing of this machine or moment goes into the kernel, so that ccache hits.
             .args(["KBUILD_BUILD_USER=devcache", "KBUILD_BUILD_HOST=devcache"]);
-        make.args(flags(self.flavour));
+        make.args(self.flags);
         make
     }
 
@@ -239,7 +271,7 @@ impl Build<'_> {
             self.make()
                 .args([&path, "INSTALL_MOD_STRIP=1", "modules_install"]),
         )?;
-        if self.flavour.is_checked() {
+        if self.flavour.is_checked() && self.tree.is_patched() {
             self.compile_hmm_tests(&guest.join("bin"))?;
         }
         Ok(())

@@ -36,16 +36,23 @@ impl Flavour {
         !matches!(self, Self::Release)
     }
 
-    /// The fragments, later ones overriding earlier ones.
-    pub fn fragments(self, checkout: &Path) -> Vec<PathBuf> {
-        let names: &[&str] = match self {
+    /// The fragments, later ones overriding earlier ones; with or without what only a kernel with
+    /// this project in it knows.
+    pub fn fragments(self, checkout: &Path, project: bool) -> Vec<PathBuf> {
+        let of_any: &[&str] = match self {
             Self::Release => &["base", "release"],
             Self::Test => &["base", "test"],
             Self::Kasan => &["base", "test", "kasan"],
         };
+        let of_project: &[&str] = match (project, self.is_checked()) {
+            (false, _) => &[],
+            (true, false) => &["project"],
+            (true, true) => &["project", "project-test"],
+        };
         let configs = checkout.join("tools/kernel/configs");
-        names
+        of_any
             .iter()
+            .chain(of_project)
             .map(|name| configs.join(format!("{name}.config")))
             .collect()
     }

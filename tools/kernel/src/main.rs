@@ -47,7 +47,12 @@ struct Args {
 
     /// Copy bzImage and the modules to this folder.
     #[arg(long)]
-    out: Option<PathBuf>,
+    out: PathBuf,
+
+    /// Build the same kernel without the project too, to `base` in that folder, and the kernel's own
+    /// tests of mm for both, to `mm-tests` in what each guest sees.
+    #[arg(long)]
+    base: bool,
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -62,10 +67,17 @@ fn run(args: &Args) -> Result<()> {
         .context("cannot read the checkout")?;
     let tree = tree::assemble(&cache, &source, &checkout)?;
     let built = build::build(&cache, &tree, &checkout, args.config)?;
-    match &args.out {
-        Some(out) => built.copy_to(out),
-        None => Ok(()),
+    built.copy_to(&args.out)?;
+    if args.base {
+        let pristine = tree::Tree::pristine(&source);
+        let base = build::build(&cache, &pristine, &checkout, args.config)?;
+        base.copy_to(&args.out.join("base"))?;
+        for guest in ["guest", "base/guest"] {
+            let out = args.out.join(guest).join("mm-tests");
+            build::mm_tests(&cache, &tree, &built, &out)?;
+        }
     }
+    Ok(())
 }
 
 fn main() -> ExitCode {

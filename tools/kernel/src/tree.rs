@@ -46,6 +46,23 @@ pub struct Tree {
     pub changed: Vec<PathBuf>,
 }
 
+impl Tree {
+    /// The source as it came.
+    pub fn pristine(source: &Source) -> Self {
+        Self {
+            dir: source.dir.clone(),
+            id: source.id.clone(),
+            kconfig_id: source.id.clone(),
+            changed: Vec::new(),
+        }
+    }
+
+    /// Whether this project is in it.
+    pub fn is_patched(&self) -> bool {
+        !self.changed.is_empty()
+    }
+}
+
 /// What a path of the tree holds.
 #[derive(PartialEq)]
 enum Node {

@@ -3,13 +3,14 @@
 # ${XDG_CACHE_HOME:-$HOME/.cache}/devcache, inside a Debian of its own.
 
 # A command line variable reaches the recipes' environment as it is, never through a shell.
-export CONFIG KSRC MIRROR CMD SHARE TIMEOUT MEM ACCEL GPU GPU_ARGS
+export CONFIG KSRC MIRROR CMD SHARE TIMEOUT MEM ACCEL GPU GPU_ARGS TESTS
 
-.PHONY: help demo test kernel run shell clean-cache
+.PHONY: help demo test upstream-tests kernel run shell clean-cache
 
 help:
 	@echo 'make demo             build everything, boot it, compute on files that live in GPU memory'
 	@echo 'make test             build everything, run every test; the last line counts them'
+	@echo 'make upstream-tests   run the kernel'"'"'s own tests of mm with and without the project, and compare'
 	@echo 'make kernel           build the patched kernel only'
 	@echo 'make run CMD=<cmd>    boot, run a shell command as root in the guest, return its status'
 	@echo 'make shell            boot and give a shell in the guest'
@@ -22,9 +23,10 @@ help:
 	@echo 'TIMEOUT=<seconds>     limit for one run of the guest (default 600; none for shell)'
 	@echo 'MEM=<size>            memory of the guest (default 2G)'
 	@echo 'ACCEL=kvm             use KVM; default is tcg, as /dev/kvm does not work everywhere it exists'
+	@echo 'TESTS="cow thp"       categories of upstream-tests instead of all'
 	@echo 'GPU=0                 boot without the GPU; GPU_ARGS="..." are options of its model'
 
-demo test kernel run shell:
+demo test upstream-tests kernel run shell:
 	@tools/sysroot/make-sysroot.sh
 	@tools/sysroot/enter.sh /devcache/src/tools/front.sh $@
 

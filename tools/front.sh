@@ -7,6 +7,7 @@
 # is never taken for another's. What runs afterwards is a private copy in /tmp, without the lock.
 set -eu
 target=$1
+shift
 here=$(dirname "$(readlink -f "$0")")/sysroot
 # shellcheck source=tools/sysroot/common.sh
 . "$here/common.sh"
@@ -21,6 +22,11 @@ run | shell | demo) tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-se
 test)
 	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests devcache-check"
 	export CONFIG="${CONFIG:-test}"
+	;;
+upstream-tests)
+	tools="$tools devcache-vm devcache-check"
+	export CONFIG="${CONFIG:-test}"
+	set -- --base
 	;;
 *) die "unknown target $target" ;;
 esac
@@ -41,7 +47,7 @@ flock --nonblock 9 || {
 rsync -rlpc --delete --exclude=/.git --exclude=target /devcache/src/ "$work/"
 stage "tools: build" tools.log build_tools
 PATH=$CARGO_TARGET_DIR/release:$PATH
-devcache-kernel --checkout "$work" --out "$run"
+devcache-kernel --checkout "$work" --out "$run" "$@"
 [ "$target" != kernel ] || exit 0
 
 guest=$run/guest
@@ -58,6 +64,10 @@ case $target in
 run) devcache-vm --kernel "$run/bzImage" --guest "$guest" -- "$CMD" ;;
 shell) devcache-vm --kernel "$run/bzImage" --guest "$guest" ;;
 demo) devcache-vm --kernel "$run/bzImage" --guest "$guest" -- devcache-demo ;;
+upstream-tests)
+	devcache-check --results "$cache/log/upstream-tests" upstream \
+		--patched "$run" --base "$run/base" --logs "$cache/log"
+	;;
 test)
 	devcache-check --results "$run/results" guest --kernel "$run/bzImage" --guest "$guest" --logs "$cache/log"
 	devcache-check --results "$run/results" sum

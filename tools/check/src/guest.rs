@@ -57,23 +57,26 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
 }
 
 /// One run of a guest.
-struct Run {
-    command: Command,
+pub struct Run {
+    /// What starts it, to be completed.
+    pub command: Command,
     console: PathBuf,
 }
 
 impl Run {
     fn new(args: &Args, name: &str) -> Self {
         let console = args.logs.join(format!("console-test-{name}.log"));
+        Self::on(&args.kernel, &args.guest, console, TIMEOUT)
+    }
+
+    /// A run of this kernel, within `limit` seconds unless the user gives another limit.
+    pub fn on(kernel: &Path, guest: &Path, console: PathBuf, limit: &str) -> Self {
         let mut command = Command::new("devcache-vm");
-        command
-            .arg("--kernel")
-            .arg(&args.kernel)
-            .arg("--guest")
-            .arg(&args.guest);
+        command.arg("--kernel").arg(kernel);
+        command.arg("--guest").arg(guest);
         command.arg("--console").arg(&console);
         if std::env::var_os("TIMEOUT").is_none() {
-            command.args(["--timeout", TIMEOUT]);
+            command.args(["--timeout", limit]);
         }
         Self { command, console }
     }
@@ -92,7 +95,7 @@ impl Run {
     }
 
     /// Runs it; gives the result of the run itself and what the command printed.
-    fn finish(&mut self) -> Result<(Vec<Outcome>, String)> {
+    pub fn finish(&mut self) -> Result<(Vec<Outcome>, String)> {
         let output = self.command.output().context("cannot run devcache-vm")?;
         let passed = output.status.code().is_some_and(|code| code != RUN_FAILED);
         let said = String::from_utf8_lossy(&output.stderr);

@@ -169,14 +169,18 @@ impl Parser {
 }
 
 /// A result line.
-struct Line {
-    verdict: Verdict,
-    name: String,
+pub struct Line {
+    /// What it says became of the test.
+    pub verdict: Verdict,
+    /// The test.
+    pub name: String,
+    /// Why it was skipped.
     reason: String,
 }
 
 impl Line {
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads `ok N NAME` and `not ok N NAME`, without indentation.
+    pub fn parse(text: &str) -> Option<Self> {
         let (passed, rest) = match text.strip_prefix("not ok ") {
             Some(rest) => (false, rest),
             None => (true, text.strip_prefix("ok ")?),

@@ -4,7 +4,8 @@
 //!
 //! Three calls, as building and running happen apart: `host` checks the sources and runs the tests that
 //! need no guest, `guest` boots the kernel for KUnit and kselftests, `sum` says how it all went. What
-//! they have in common is a file of results ([`report`]).
+//! they have in common is a file of results ([`report`]). A fourth, `upstream`, stands alone: it
+//! compares two kernels.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,11 +13,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod compare;
 mod guest;
 mod host;
 mod ktap;
 mod libtest;
 mod report;
+mod upstream;
 
 /// Run every test of the project and count the results.
 #[derive(Parser)]
@@ -38,6 +41,8 @@ enum What {
     Guest(guest::Args),
     /// Count; fails when a test failed.
     Sum,
+    /// The kernel's own tests of mm, on this kernel and on one without the project.
+    Upstream(upstream::Args),
 }
 
 fn run(args: &Args) -> Result<bool> {
@@ -45,6 +50,7 @@ fn run(args: &Args) -> Result<bool> {
         What::Host(what) => host::check(what, &args.results),
         What::Guest(what) => guest::check(what, &args.results),
         What::Sum => return report::sum(&args.results),
+        What::Upstream(what) => return upstream::check(what, &args.results),
     }?;
     Ok(true)
 }

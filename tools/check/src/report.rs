@@ -18,7 +18,8 @@ use crate::ktap::{Outcome, Verdict};
 const SHOWN_NOTES: usize = 40;
 
 impl Verdict {
-    fn word(self) -> &'static str {
+    /// What a report says of it.
+    pub fn word(self) -> &'static str {
         match self {
             Self::Passed => "passed",
             Self::Failed => "failed",

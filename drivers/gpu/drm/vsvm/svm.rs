@@ -22,6 +22,7 @@
 
 use core::ops::Range;
 use kernel::{
+    cred::Credential,
     device::{
         Bound,
         Device, //
@@ -53,6 +54,7 @@ use kernel::{
         RBTreeNodeReservation, //
     },
     sync::{
+        aref::ARef,
         Arc,
         Mutex, //
     },
@@ -156,6 +158,8 @@ pub(crate) struct Svm<'bound> {
     id: u64,
     root: u64,
     pub(crate) units: Units<'bound>,
+    /// Those of the program that attached: its faults are served with them.
+    cred: ARef<Credential>,
     /// Jobs that nobody has waited for.
     #[pin]
     jobs: Mutex<Jobs>,
@@ -177,6 +181,7 @@ impl<'bound> Svm<'bound> {
                 id,
                 root: table.root(),
                 units,
+                cred: Credential::current(),
                 jobs <- new_mutex!(jobs, "Svm::jobs"),
                 // SAFETY: An `Svm` is owned by the open file and the list of address spaces of the
                 // device, which do not forget it.
@@ -261,6 +266,20 @@ impl<'bound> Svm<'bound> {
         // Should this be the last user of the address space, its end must not be our job.
         let mm = MmWithUser::into_mmput_async(mm);
 
+        // A file system that allocates blocks asks who wants them: quota, and blocks kept for root.
+        self.cred
+            .with(|| self.fault_as_owner(&mm, va, access, job, scratch))
+    }
+
+    /// The part of [`Svm::fault`] that is done with the program's credentials.
+    fn fault_as_owner(
+        &self,
+        mm: &MmWithUser,
+        va: u64,
+        access: hw::Access,
+        job: Option<&Job>,
+        scratch: &mut Scratch<'bound>,
+    ) -> Result {
         let write = access == hw::Access::Write;
         let page = va..va + hw::PAGE_SIZE;
         if let Some((array, writes)) = job.and_then(|job| job.access(va)) {
@@ -269,14 +288,14 @@ impl<'bound> Svm<'bound> {
             if job.is_some_and(Job::wants_vram) {
                 let addresses = span(&around);
                 // It is a wish: what cannot be moved is used where it is.
-                let _ = migrate::bring_in(self, &mm, addresses, access_for(write), scratch);
+                let _ = migrate::bring_in(self, mm, addresses, access_for(write), scratch);
             }
-            if self.make_reachable(&mm, va, around, write, scratch).is_ok() {
+            if self.make_reachable(mm, va, around, write, scratch).is_ok() {
                 return Ok(());
             }
         }
         // Not all of them can be had. What matters is the one the GPU asks for.
-        match self.make_reachable(&mm, va, page, write, scratch) {
+        match self.make_reachable(mm, va, page, write, scratch) {
             Err(error) if error == EPERM => Err(EFAULT),
             Err(error) if error == ESRCH => Err(ECANCELED),
             result => result,

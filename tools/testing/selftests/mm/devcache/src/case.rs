@@ -33,6 +33,8 @@ pub(crate) enum Scope {
     Every,
     /// On those on a disk.
     Disk,
+    /// On those of one type.
+    Only(&'static str),
     /// Files do not matter: it runs once.
     Once,
 }
@@ -49,6 +51,15 @@ impl Case {
     /// A test that runs on file systems on a disk.
     pub(crate) const fn disk(name: &'static str, run: fn(&Ctx) -> Result<()>) -> Self {
         Self::new(name, Scope::Disk, run)
+    }
+
+    /// A test that runs on file systems of one type.
+    pub(crate) const fn only(
+        kind: &'static str,
+        name: &'static str,
+        run: fn(&Ctx) -> Result<()>,
+    ) -> Self {
+        Self::new(name, Scope::Only(kind), run)
     }
 
     /// A test that runs once.

@@ -8,27 +8,34 @@ use crate::case::Case;
 mod anonymous;
 mod bad_input;
 mod bad_jobs;
+mod clone;
 mod counters;
 mod data_paths;
 mod direct;
 mod durability;
 mod errors;
+mod formats;
 mod fuzz;
 mod grants;
 mod hangs;
+mod huge;
 mod large;
 mod lifecycle;
+mod limits;
 mod load;
 mod locked;
 mod mapping;
 mod memory;
 mod no_memory;
+mod other_fs;
 mod pins;
 mod process;
 mod races;
 mod read;
 mod resize;
+mod served;
 mod stress;
+mod swap;
 mod vanish;
 mod write;
 
@@ -41,13 +48,20 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         direct::CASES,
         pins::CASES,
         resize::CASES,
+        clone::CASES,
         mapping::CASES,
         locked::CASES,
         process::CASES,
+        served::CASES,
         grants::CASES,
+        limits::CASES,
+        huge::CASES,
+        swap::CASES,
         durability::CASES,
+        formats::CASES,
         counters::CASES,
         memory::CASES,
+        other_fs::CASES,
         anonymous::CASES,
         bad_input::CASES,
         bad_jobs::CASES,

@@ -8,6 +8,7 @@
 //! The layer is thin on purpose: one method per system call, errors as the kernel gave them.
 
 pub mod cgroup;
+pub mod extent;
 pub mod gpu;
 pub mod gup;
 pub mod kmsg;
@@ -18,9 +19,11 @@ pub mod mount;
 pub mod pagemap;
 pub mod random;
 pub mod ring;
+pub mod scratch;
 pub mod stats;
 pub mod sys;
 pub mod uapi;
+pub mod uffd;
 
 /// Bytes of a page on the machines this runs on: 4 KiB, as the GPU's.
 pub const PAGE: usize = 4096;

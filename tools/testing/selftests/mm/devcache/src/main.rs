@@ -25,7 +25,7 @@ struct Options {
     names: Vec<String>,
 
     /// File system to test on, as TYPE or TYPE=FOLDER; the folder is /mnt/TYPE if not given.
-    #[arg(long = "fs", value_name = "TYPE[=FOLDER]", value_delimiter = ',', default_values = ["tmpfs", "ext4"])]
+    #[arg(long = "fs", value_name = "TYPE[=FOLDER]", value_delimiter = ',', default_values = ["tmpfs", "ext4", "xfs", "btrfs"])]
     file_systems: Vec<FileSystem>,
 
     /// List the tests and stop.

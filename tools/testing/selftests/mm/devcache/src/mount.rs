@@ -88,6 +88,20 @@ const SHUTDOWN_NO_LOG_FLUSH: u32 = 2;
 const FIFREEZE: libc::Ioctl = nix::request_code_readwrite!(b'X', 119, size_of::<i32>());
 const FITHAW: libc::Ioctl = nix::request_code_readwrite!(b'X', 120, size_of::<i32>());
 
+/// Repeats a call that fails while there are open files: the kernel closes some a moment after close()
+/// or exit().
+fn when_not_busy(call: impl Fn() -> nix::Result<()>) -> nix::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match call() {
+            Err(Errno::EBUSY) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+}
+
 impl Mount {
     /// The file system mounted at `dir`.
     pub fn at(dir: &Path) -> Result<Self> {
@@ -135,16 +149,8 @@ impl Mount {
 
     /// Unmounts.
     pub fn unmount(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        loop {
-            match nix::mount::umount2(&self.dir, MntFlags::empty()) {
-                // The kernel closes some files a moment after close() or exit().
-                Err(Errno::EBUSY) if Instant::now() < deadline => {
-                    thread::sleep(Duration::from_millis(20));
-                }
-                other => return other.with_context(|| format!("unmount {}", self.dir.display())),
-            }
-        }
+        when_not_busy(|| nix::mount::umount2(&self.dir, MntFlags::empty()))
+            .with_context(|| format!("unmount {}", self.dir.display()))
     }
 
     /// Mounts it where and as it was.
@@ -165,12 +171,29 @@ impl Mount {
         self.mount()
     }
 
+    /// Stops the file system as a power cut would.
+    pub fn shut_down(&self) -> Result<()> {
+        self.control(FS_IOC_SHUTDOWN, SHUTDOWN_NO_LOG_FLUSH)
+            .with_context(|| format!("shut down {}", self.dir.display()))
+    }
+
     /// Stops the file system as a power cut would, and mounts it again: only what had reached the
     /// disk is there afterwards.
     pub fn power_cut(&self) -> Result<()> {
-        self.control(FS_IOC_SHUTDOWN, SHUTDOWN_NO_LOG_FLUSH)
-            .with_context(|| format!("shut down {}", self.dir.display()))?;
+        self.shut_down()?;
         self.remount()
+    }
+
+    /// Forbids or allows to write to it.
+    pub fn set_read_only(&self, read_only: bool) -> Result<()> {
+        let flags = if read_only {
+            MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY
+        } else {
+            MsFlags::MS_REMOUNT
+        };
+        let remount =
+            || nix::mount::mount(None::<&str>, &self.dir, None::<&str>, flags, None::<&str>);
+        when_not_busy(remount).with_context(|| format!("remount {}", self.dir.display()))
     }
 
     /// Freezes it, until [`Mount::thaw`].

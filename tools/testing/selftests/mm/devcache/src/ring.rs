@@ -45,9 +45,25 @@ impl Ring {
 
     /// Reads at `offset`; returns what was read.
     pub fn read(&mut self, file: &File, offset: usize, len: usize) -> io::Result<Vec<u8>> {
+        self.read_flags(file, offset, len, 0)
+    }
+
+    /// The same, unless it would have to wait.
+    pub fn read_nowait(&mut self, file: &File, offset: usize, len: usize) -> io::Result<Vec<u8>> {
+        self.read_flags(file, offset, len, libc::RWF_NOWAIT)
+    }
+
+    fn read_flags(
+        &mut self,
+        file: &File,
+        offset: usize,
+        len: usize,
+        flags: i32,
+    ) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0_u8; len];
         let request = opcode::Read::new(Fd(file.as_raw_fd()), bytes.as_mut_ptr(), length(len))
             .offset(offset as u64)
+            .rw_flags(flags)
             .build();
         // SAFETY: The request names `bytes`, which is only used after the call.
         let len = unsafe { self.perform(&request) }?;
@@ -79,6 +95,23 @@ impl Ring {
     /// Ends the registration.
     pub fn unregister(&mut self) -> io::Result<()> {
         self.ring.submitter().unregister_buffers()
+    }
+
+    /// Writes `len` bytes from the start of the registered mapping to a file at `offset`.
+    pub fn write_registered(
+        &mut self,
+        file: &File,
+        map: &Map,
+        offset: usize,
+        len: usize,
+    ) -> io::Result<usize> {
+        assert!(len <= map.len());
+        let place = map.addr() as *const u8;
+        let request = opcode::WriteFixed::new(Fd(file.as_raw_fd()), place, length(len), 0)
+            .offset(offset as u64)
+            .build();
+        // SAFETY: The request names the mapping, whose contents others may change.
+        unsafe { self.perform(&request) }
     }
 
     /// Reads `len` bytes of a file at `offset` into the start of the registered mapping.

@@ -51,6 +51,11 @@ impl Counters {
         Self::from_file(Path::new("/proc/vmstat"))
     }
 
+    /// /proc/meminfo: numbers of KiB of the whole system.
+    pub fn meminfo() -> Result<Self> {
+        Self::from_file(Path::new("/proc/meminfo"))
+    }
+
     /// /proc/self/status: numbers of KiB of this process, among others.
     pub fn status() -> Result<Self> {
         Self::from_file(Path::new("/proc/self/status"))

@@ -156,6 +156,43 @@ pub fn vmsplice(pipe: &File, map: &Map) -> Result<usize, Errno> {
     Errno::result(result).map(|len| usize::try_from(len).expect("not negative"))
 }
 
+/// `struct if_dqblk`
+#[repr(C)]
+#[derive(Default)]
+struct Quota {
+    block_hard_limit: u64,
+    block_soft_limit: u64,
+    numbers: [u64; 6],
+    valid: u32,
+}
+
+/// Number of quotactl_fd(2), the same on every architecture.
+const SYS_QUOTACTL_FD: libc::c_long = 443;
+/// `QCMD(Q_SETQUOTA, USRQUOTA)`
+const SET_USER_QUOTA: u32 = 0x80_0008 << 8;
+/// `QIF_BLIMITS`
+const BLOCK_LIMITS: u32 = 1;
+
+/// Limits what a user may take of the file system that `file` is on.
+pub fn set_quota(file: &File, user: u32, kib: u64) -> Result<(), Errno> {
+    let quota = Quota {
+        block_hard_limit: kib,
+        valid: BLOCK_LIMITS,
+        ..Default::default()
+    };
+    // SAFETY: The command takes a pointer to this structure.
+    let result = unsafe {
+        libc::syscall(
+            SYS_QUOTACTL_FD,
+            file.as_raw_fd(),
+            SET_USER_QUOTA,
+            user,
+            std::ptr::from_ref(&quota),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
 /// Drops clean page cache, inodes and dentries.
 pub fn drop_caches() -> io::Result<()> {
     fs::write("/proc/sys/vm/drop_caches", "3")

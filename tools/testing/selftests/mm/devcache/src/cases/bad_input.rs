@@ -9,25 +9,19 @@ use crate::check::same;
 use crate::check::same_bytes;
 use crate::resident::Resident;
 use anyhow::ensure;
-use anyhow::Context;
 use anyhow::Result;
 use devcache_selftests::gpu::Direction;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::map::Map;
 use devcache_selftests::map::READ_WRITE;
-use devcache_selftests::mount::Mount;
 use devcache_selftests::pagemap;
 use devcache_selftests::pagemap::Place;
 use devcache_selftests::sys::in_child;
 use devcache_selftests::uapi;
 use devcache_selftests::PAGE;
 use nix::errno::Errno;
-use nix::sys::memfd::memfd_create;
-use nix::sys::memfd::MFdFlags;
-use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use std::fs;
-use std::fs::File;
 
 pub(crate) const CASES: &[Case] = &[
     Case::once("migrate_unmapped", unmapped),
@@ -36,8 +30,6 @@ pub(crate) const CASES: &[Case] = &[
     Case::once("migrate_overflow", overflow),
     Case::once("migrate_bad_arguments", bad_arguments),
     Case::every("migrate_prot_none", prot_none),
-    Case::once("migrate_hugetlbfs", hugetlbfs),
-    Case::once("migrate_foreign_file_system", foreign_file_system),
     Case::once("migrate_foreign_memory", foreign_memory),
     Case::once("migrate_not_attached", not_attached),
     Case::once("attach_twice", attach_twice),
@@ -146,65 +138,6 @@ fn prot_none(ctx: &Ctx) -> Result<()> {
     refused("PROT_NONE", result, Errno::EACCES)?;
     file.map.protect(1..2, READ_WRITE)?;
     file.is_right()
-}
-
-/// Pages in the pool of huge pages, given back when dropped.
-struct HugePages(String);
-
-const HUGE_POOL: &str = "/proc/sys/vm/nr_hugepages";
-
-impl HugePages {
-    fn reserve() -> Result<Self> {
-        let before = fs::read_to_string(HUGE_POOL).context("no huge pages")?;
-        fs::write(HUGE_POOL, "2")?;
-        Ok(HugePages(before))
-    }
-}
-
-impl Drop for HugePages {
-    fn drop(&mut self) {
-        let _ = fs::write(HUGE_POOL, self.0.trim());
-    }
-}
-
-/// hugetlbfs never moves.
-fn hugetlbfs(ctx: &Ctx) -> Result<()> {
-    const HUGE: usize = 2 << 20;
-    let Ok(_pool) = HugePages::reserve() else {
-        return skip("this kernel has no hugetlbfs");
-    };
-    let file = File::from(memfd_create("huge", MFdFlags::MFD_HUGETLB)?);
-    file.set_len(HUGE as u64)?;
-    let Ok(map) = Map::shared(&file, HUGE) else {
-        return skip("no huge page is free");
-    };
-    map.write(0, &[5; PAGE]);
-
-    let result = ctx.gpu()?.migrate(&map, 0..HUGE / PAGE, Direction::ToVram);
-    refused("hugetlbfs", result, Errno::EOPNOTSUPP)?;
-    same_bytes("huge page", &map.read(0..PAGE), &[5; PAGE])
-}
-
-/// A file system that does not take part: no page moves, the call says so, and reading goes on.
-fn foreign_file_system(ctx: &Ctx) -> Result<()> {
-    let path = std::env::current_exe()?;
-    let kind = Mount::of(&path)?.kind;
-    if ["tmpfs", "ext4", "xfs", "btrfs"].contains(&kind.as_str()) {
-        return skip(format!("this program is on {kind}, which takes part"));
-    }
-    let file = File::open(&path)?;
-    let map = Map::of_file(&file, 16 * PAGE, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)?;
-    map.touch_read(0..16);
-
-    match ctx.gpu()?.migrate(&map, 0..16, Direction::ToVram) {
-        Err(Errno::EOPNOTSUPP) => {}
-        counts => {
-            let counts = counts?;
-            same("pages that moved", counts.moved, 0)?;
-            same("pages skipped", counts.skipped, 16)?;
-        }
-    }
-    same_bytes("mapping", &map.read_all(), &fs::read(&path)?[..16 * PAGE])
 }
 
 /// Pages of the kernel's own, which it maps into every process, stay where they are.

@@ -10,6 +10,7 @@ use crate::resident::Resident;
 use crate::resident::Touch;
 use anyhow::Context;
 use anyhow::Result;
+use devcache_selftests::map::Map;
 use devcache_selftests::ring::Ring;
 use devcache_selftests::sys;
 use devcache_selftests::PAGE;
@@ -31,7 +32,10 @@ pub(crate) const CASES: &[Case] = &[
     Case::every("copy_file_range", copy_range),
     Case::every("io_uring_read", io_uring_read),
     Case::every("io_uring_read_mixed", io_uring_read_mixed),
+    Case::every("io_uring_nowait", io_uring_nowait),
     Case::every("io_uring_write", io_uring_write),
+    Case::every("io_uring_registered_buffer", io_uring_registered_buffer),
+    Case::every("io_uring_direct", io_uring_direct),
     Case::every("write_from_device_pages", write_from_device_pages),
     Case::every("read_into_device_pages", read_into_device_pages),
 ];
@@ -122,6 +126,64 @@ fn io_uring_read_mixed(ctx: &Ctx) -> Result<()> {
         got.extend(piece);
     }
     same_bytes("io_uring", &got, &file.want)
+}
+
+/// A request that must not wait does not wait for the device: EAGAIN, and the page stays there.
+fn io_uring_nowait(ctx: &Ctx) -> Result<()> {
+    let file = Resident::dirty(ctx, 2)?;
+    let mut ring = Ring::new().context("io_uring")?;
+
+    file.on_device(0..2)?;
+    match ring.read_nowait(&file.file, 0, PAGE) {
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
+        // tmpfs does not know such requests.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+        other => anyhow::bail!("read without waiting: {other:?}"),
+    }
+    file.on_device(0..2)?;
+    file.file_is_right()
+}
+
+/// Requests whose buffer is registered, from and to device pages of the file.
+fn io_uring_registered_buffer(ctx: &Ctx) -> Result<()> {
+    let mut file = Resident::dirty(ctx, 8)?;
+    let mut ring = Ring::new().context("io_uring")?;
+    let buffer = Map::anonymous(4 * PAGE)?;
+    ring.register(&buffer)?;
+
+    file.on_device(0..8)?;
+    let len = ring.read_registered(&file.file, &buffer, 2 * PAGE, 4 * PAGE)?;
+    same_bytes(
+        "buffer",
+        &buffer.read(0..len),
+        &file.want[2 * PAGE..][..len],
+    )?;
+    buffer.write(0, &[0x1d; 4 * PAGE]);
+    file.send(0..8, Touch::Write)?;
+    let len = ring.write_registered(&file.file, &buffer, PAGE + 100, 4 * PAGE)?;
+    file.want[PAGE + 100..][..len].fill(0x1d);
+    file.gpu_sees(0..8)?;
+    file.is_right()
+}
+
+/// Direct requests on the same file, by a ring.
+fn io_uring_direct(ctx: &Ctx) -> Result<()> {
+    let mut file = Resident::dirty(ctx, 8)?;
+    let direct = sys::open_direct(&file.path)?;
+    let mut ring = Ring::new().context("io_uring")?;
+    let buffer = Map::anonymous(4 * PAGE)?;
+    ring.register(&buffer)?;
+
+    file.on_device(0..8)?;
+    let len = ring.read_registered(&direct, &buffer, 2 * PAGE, 4 * PAGE)?;
+    same("bytes", len, 4 * PAGE)?;
+    same_bytes("buffer", &buffer.read_all(), &file.want[2 * PAGE..6 * PAGE])?;
+    buffer.write(0, &[0x2e; 4 * PAGE]);
+    file.send(0..8, Touch::Write)?;
+    let len = ring.write_registered(&direct, &buffer, 4 * PAGE, 4 * PAGE)?;
+    same("bytes", len, 4 * PAGE)?;
+    file.want[4 * PAGE..].fill(0x2e);
+    file.is_right()
 }
 
 /// A buffered io_uring write into parts of device pages keeps the rest of them.

@@ -50,6 +50,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::disk("fsync_twice", fsync_twice),
     Case::disk("fsync_new_file", fsync_new_file),
     Case::disk("unmount", unmount),
+    Case::disk("remount_read_only", remount_read_only),
     Case::disk("freeze", freeze),
     Case::every("drop_caches_dirty", drop_caches_dirty),
     Case::every("drop_caches_clean", drop_caches_clean),
@@ -121,6 +122,15 @@ fn unmount(ctx: &Ctx) -> Result<()> {
     file.on_device(0..PAGES)?;
     let (path, want) = file.close();
     ctx.mount.remount()?;
+    same_bytes("the disk", &fs::read(path)?, &want)
+}
+
+/// A file system that becomes read-only is complete on the disk, however it ends.
+fn remount_read_only(ctx: &Ctx) -> Result<()> {
+    let file = only_data_is_dirty(ctx)?;
+    let (path, want) = file.close();
+    ctx.mount.set_read_only(true)?;
+    ctx.mount.power_cut()?;
     same_bytes("the disk", &fs::read(path)?, &want)
 }
 

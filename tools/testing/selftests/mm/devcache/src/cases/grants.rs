@@ -2,10 +2,8 @@
 //! When the GPU may write: only where a write fault of the CPU has succeeded, so that holes are
 //! allocated, errors come before the data, and a page that the GPU has changed is dirty.
 
-use crate::case::skip;
 use crate::case::Case;
 use crate::case::Ctx;
-use crate::check::refused;
 use crate::check::same;
 use crate::check::same_bytes;
 use crate::resident::send;
@@ -17,23 +15,16 @@ use devcache_selftests::gpu::Direction;
 use devcache_selftests::gpu::Migrated;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
-use devcache_selftests::model::add_u32;
 use devcache_selftests::model::Checksum;
-use devcache_selftests::random::Random;
 use devcache_selftests::sys;
 use devcache_selftests::PAGE;
-use nix::errno::Errno;
-use nix::fcntl::fallocate;
 use nix::fcntl::posix_fadvise;
-use nix::fcntl::FallocateFlags;
 use nix::fcntl::PosixFadviseAdvice;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
 use std::fs;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
     Case::every("counts", counts),
@@ -46,10 +37,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::every("admitted_by_another_mapping", admitted_by_another),
     Case::every("gpu_write_to_hole", gpu_write_to_hole),
     Case::every("gpu_read_of_hole", gpu_read_of_hole),
-    Case::disk("gpu_write_without_space", gpu_write_without_space),
-    Case::disk("gpu_write_while_frozen", gpu_write_while_frozen),
     Case::every("untouched_file_computes", untouched_file),
-    Case::every("large_folios", large_folios),
 ];
 
 /// The kernel's counts of a migration are those of the pages.
@@ -246,85 +234,6 @@ fn gpu_read_of_hole(ctx: &Ctx) -> Result<()> {
     same_bytes("the file", &fs::read(ctx.path("resident"))?, &[0; 8 * PAGE])
 }
 
-/// On a full file system a job that writes to a hole fails before it writes; nothing else suffers.
-fn gpu_write_without_space(ctx: &Ctx) -> Result<()> {
-    let mut file = Resident::dirty(ctx, 4)?;
-    let hole = ctx.file("hole")?;
-    hole.set_len(64 * PAGE as u64)?;
-    let map = Map::shared(&hole, 64 * PAGE)?;
-    let filler = fill(ctx)?;
-
-    file.on_device(0..4)?;
-    let ended = ctx.gpu()?.run(Work::Fill {
-        dst: map.addr(),
-        count: 64 * PAGE / 4,
-        value: 0x4444_4444,
-    })?;
-    ensure!(
-        ended.status < 0,
-        "the job ended with status {}",
-        ended.status
-    );
-    ensure!(ended.fault_addr != 0, "no address is named");
-
-    // What lies before the failing page was written, what lies behind it was not.
-    let failed = usize::try_from(ended.fault_addr)? - map.addr();
-    let mut want = vec![0; 64 * PAGE];
-    want[..failed / PAGE * PAGE].fill(0x44);
-    same_bytes("the file", &fs::read(ctx.path("hole"))?, &want)?;
-    filler.set_len(0)?;
-    file.gpu_add(0..4, 1)?;
-    file.is_right()
-}
-
-/// Takes all blocks of the file system.
-fn fill(ctx: &Ctx) -> Result<File> {
-    let filler = ctx.file("filler")?;
-    let mut piece: i64 = 1 << 30;
-    let mut end = 0;
-
-    while piece >= PAGE as i64 {
-        match fallocate(&filler, FallocateFlags::empty(), end, piece) {
-            Ok(()) => end += piece,
-            Err(Errno::ENOSPC) => piece /= 2,
-            Err(Errno::EOPNOTSUPP) => return skip("this file system cannot be filled quickly"),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    // What is reserved for delayed allocation does not count as free for fallocate.
-    let block = [0; PAGE];
-    let mut end = u64::try_from(end)?;
-    while filler.write_all_at(&block, end).is_ok() {
-        end += PAGE as u64;
-    }
-    Ok(filler)
-}
-
-/// A frozen file system is not written: a job that wants to waits until it is thawed.
-fn gpu_write_while_frozen(ctx: &Ctx) -> Result<()> {
-    let mut file = Resident::dirty(ctx, 4)?;
-    let gpu = ctx.gpu()?;
-    let add = Work::Add {
-        dst: file.map.addr(),
-        count: 4 * PAGE / 4,
-        value: 51,
-    };
-
-    file.on_device(0..4)?;
-    ctx.mount.freeze()?;
-    let job = gpu.submit(add);
-    let early = job.and_then(|job| gpu.wait(job, Duration::from_millis(300)));
-    let contents = file.file_is_right();
-    ctx.mount.thaw()?;
-
-    contents?;
-    refused("the wait while frozen", early, Errno::ETIME)?;
-    let ended = gpu.wait(job?, Duration::from_secs(20))?;
-    same("status", ended.status, 0)?;
-    add_u32(&mut file.want, 51);
-    file.is_right()
-}
-
 /// A program that never asks for a migration gets right results too.
 fn untouched_file(ctx: &Ctx) -> Result<()> {
     let mut file = Resident::in_ram(ctx, 16)?;
@@ -332,23 +241,4 @@ fn untouched_file(ctx: &Ctx) -> Result<()> {
     file.gpu_sees(0..16)?;
     file.gpu_add(0..16, 61)?;
     file.is_right()
-}
-
-/// A file written in large pieces, whose folios may be large: it moves, clean or dirty, as others do.
-fn large_folios(ctx: &Ctx) -> Result<()> {
-    let want = Random::new(5).bytes(1 << 20);
-    let file = ctx.file("large")?;
-    file.write_all_at(&want, 0)?;
-    let map = Map::shared(&file, want.len())?;
-
-    send(ctx.gpu()?, &map, 0..map.pages(), Touch::Write)?;
-    ctx.gpu()?.compute(Work::Add {
-        dst: map.addr(),
-        count: want.len() / 4,
-        value: 71,
-    })?;
-    let mut want = want;
-    add_u32(&mut want, 71);
-    same_bytes("the file", &fs::read(ctx.path("large"))?, &want)?;
-    same_bytes("mapping", &map.read_all(), &want)
 }

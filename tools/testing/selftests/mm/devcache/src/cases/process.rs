@@ -20,9 +20,11 @@ use devcache_selftests::sys;
 use devcache_selftests::sys::in_child;
 use devcache_selftests::PAGE;
 use nix::errno::Errno;
+use nix::sys::ptrace;
 use nix::sys::uio::process_vm_readv;
 use nix::sys::uio::process_vm_writev;
 use nix::sys::uio::RemoteIoVec;
+use nix::sys::wait::waitpid;
 use nix::unistd::getpid;
 use std::fs::File;
 use std::io::IoSlice;
@@ -43,6 +45,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::every("process_vm_readv", process_vm_read),
     Case::every("process_vm_writev", process_vm_write),
     Case::every("proc_mem", proc_mem),
+    Case::every("ptrace_peek_and_poke", ptrace_peek_and_poke),
     Case::every("futex_value", futex_value),
     Case::every("futex_wake", futex_wake),
     Case::every("exit_while_resident", exit_while_resident),
@@ -218,6 +221,29 @@ fn proc_mem(ctx: &Ctx) -> Result<()> {
     file.send(0..4, Touch::Write)?;
     mem.write_all_at(b"poked", file.map.page_addr(2) as u64)?;
     file.want[2 * PAGE..][..5].copy_from_slice(b"poked");
+    file.gpu_sees(0..4)?;
+    file.is_right()
+}
+
+/// A debugger reads and writes device pages of the process it traces.
+fn ptrace_peek_and_poke(ctx: &Ctx) -> Result<()> {
+    let mut file = Resident::dirty(ctx, 4)?;
+    let traced = getpid();
+    let place = |page| file.map.page_addr(page) as ptrace::AddressType;
+    let want = i64::from_ne_bytes(file.want[..8].try_into()?);
+
+    file.on_device(0..4)?;
+    in_child(|| {
+        ptrace::attach(traced)?;
+        waitpid(traced, None)?;
+        let got = ptrace::read(traced, place(0));
+        let written = ptrace::write(traced, place(2), 0x5151_5151_5151_5151);
+        ptrace::detach(traced, None)?;
+        written?;
+        same("word", got?, want)
+    })?;
+    file.on_device(1..2)?;
+    file.want[2 * PAGE..][..8].fill(0x51);
     file.gpu_sees(0..4)?;
     file.is_right()
 }

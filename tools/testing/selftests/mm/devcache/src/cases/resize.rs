@@ -72,9 +72,10 @@ fn truncate_mid_page(ctx: &Ctx) -> Result<()> {
     file.gpu_sees(0..4)
 }
 
-/// A truncation at a page's border drops whole pages only.
+/// A truncation at a page's border drops whole pages only. (The file's size is on the disk before: XFS
+/// writes what lies before the new end if that is not so.)
 fn truncate_on_border(ctx: &Ctx) -> Result<()> {
-    let mut file = Resident::dirty(ctx, 4)?;
+    let mut file = Resident::clean(ctx, 4)?;
 
     file.on_device(0..4)?;
     file.file.set_len(2 * PAGE as u64)?;
@@ -110,7 +111,7 @@ pub(crate) fn vram_becomes_free(ctx: &Ctx, want: u64) -> Result<()> {
 /// Dropped pages give their VRAM back.
 fn truncate_frees_vram(ctx: &Ctx) -> Result<()> {
     let before = ctx.gpu()?.vram_free()?;
-    let file = Resident::dirty(ctx, 64)?;
+    let file = Resident::clean(ctx, 64)?;
 
     file.on_device(0..64)?;
     same(

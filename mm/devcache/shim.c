@@ -214,6 +214,9 @@ void devcache_poison(struct folio *folio)
 bool devcache_drop_clean(struct address_space *mapping, struct folio *folio)
 {
 	try_to_unmap(folio, 0);
+	/* If it is mlocked, a reference was put into the batch of this CPU. */
+	if (folio_mapped(folio))
+		mlock_drain_local();
 	return mapping_evict_folio(mapping, folio);
 }
 

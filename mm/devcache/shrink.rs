@@ -13,7 +13,8 @@
 //! The shrinker works for one memcg at a time. It is called for those that ever had a page on a
 //! device, and for all that contain them.
 //!
-//! Context is reclaim: locks are tried only, and no allocation reclaims or takes reserves.
+//! Context is reclaim: folio locks are tried only, and no allocation reclaims or takes reserves.
+//! Buffers of a folio that comes back are waited for, as whoever has them locked does not reclaim.
 
 use crate::{
     back::DeviceFolio,

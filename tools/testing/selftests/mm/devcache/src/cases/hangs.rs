@@ -12,6 +12,7 @@ use crate::knobs::Knobs;
 use crate::knobs::ALWAYS;
 use crate::resident::Resident;
 use crate::resident::Touch;
+use anyhow::bail;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
@@ -21,6 +22,7 @@ use devcache_selftests::map::Map;
 use devcache_selftests::PAGE;
 use std::fs;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
@@ -101,6 +103,21 @@ fn add_one(map: &Map) -> Work {
     }
 }
 
+/// A job on new memory, which faults, succeeds: at once, or when the driver has noticed that the fault
+/// buffer is off. Returns the memory, in which one was added to zero.
+fn faults_are_served(gpu: &Gpu) -> Result<Map> {
+    const TRIES: usize = 20;
+    for _ in 0..TRIES {
+        let fresh = Map::anonymous(PAGE)?;
+        match gpu.run(add_one(&fresh))?.status {
+            0 => return Ok(fresh),
+            error => same("status of a job", error, -libc::EIO)?,
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    bail!("no fault is served any more")
+}
+
 /// The compute channel hangs in a job: that job fails, those behind it do not, even if they are of the
 /// same program, and no page is lost.
 fn compute_hangs(ctx: &Ctx) -> Result<()> {
@@ -155,9 +172,7 @@ fn reset_function(ctx: &Ctx) -> Result<()> {
         let first = gpu.run(add_one(&map))?.status;
         ensure!([0, -libc::EIO].contains(&first), "a job ended with {first}");
         let before = map.cell(0).load(Ordering::Relaxed);
-        // New memory, so that there is a fault.
-        let fresh = Map::anonymous(PAGE)?;
-        gpu.compute(add_one(&fresh))?;
+        let fresh = faults_are_served(gpu)?;
         gpu.compute(add_one(&map))?;
         let words = [&fresh, &map].map(|map| map.cell(0).load(Ordering::Relaxed));
         same("what the GPU computed", words, [1, before + 1])?;

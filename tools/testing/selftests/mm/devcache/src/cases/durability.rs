@@ -4,6 +4,7 @@
 //! Unmounting writes everything, so that it would hide a sync that did nothing. These tests therefore
 //! stop the file system as a power cut would, and look at what is there after mounting it again.
 
+use crate::case::skip;
 use crate::case::Case;
 use crate::case::Ctx;
 use crate::check::same_bytes;
@@ -40,6 +41,10 @@ pub(crate) const CASES: &[Case] = &[
         survives(ctx, |file| Ok(nix::unistd::syncfs(&file.file)?))
     }),
     Case::disk("sync_file_range", |ctx| {
+        if ctx.mount.kind == "btrfs" {
+            // It writes to new blocks, which the disk does not yet know of.
+            return skip("sync_file_range makes nothing durable on this file system");
+        }
         survives(ctx, |file| {
             Ok(sys::sync_range(&file.file, 0..file.want.len())?)
         })

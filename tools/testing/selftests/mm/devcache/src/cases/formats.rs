@@ -26,7 +26,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::only("ext4", "bigalloc", |_| {
         survives("ext4", &["-O", "bigalloc"], "rw")
     }),
-    Case::only("xfs", "blocks_of_1k", |_| {
+    Case::only("xfs", "blocks_smaller_than_pages", |_| {
         survives("xfs", &["-b", "size=1024"], "rw")
     }),
     Case::only("btrfs", "nodatacow", |_| {

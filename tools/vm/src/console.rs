@@ -55,7 +55,7 @@ const HARMLESS: &[&str] = &[
     r"BTRFS critical .*: emergency shutdown$",
     // What btrfs says of writes that come after it, and of those for which the tests leave no memory.
     r"BTRFS error \(device \S+ state E\): ",
-    r"BTRFS error .*(cow_file_range failed|failed to run delalloc range).*: -12$",
+    r"BTRFS error .* -12$",
 ];
 
 /// Lines shown from a complaint's headline on.

@@ -31,7 +31,7 @@ pub(crate) const CONTROLS: &[Control] = &[
     control("dirty_shmem", "tmpfs", "admitted_by_another_mapping", 1),
     control("invalidate", "ext4", "direct_write_against_back", 5),
     control("any_refs", "ext4", "held_in_a_batch", 1),
-    control("clean_flags", "ext4", "shmem_page_becomes_file_page", 1),
+    control("clean_flags", "ext4", "shmem_page_becomes_file_page", 3),
     control("shrink", "ext4", "limit_drops_clean", 1),
 ];
 

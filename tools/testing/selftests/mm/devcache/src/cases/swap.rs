@@ -11,6 +11,7 @@ use devcache_selftests::cgroup::Cgroup;
 use devcache_selftests::map::Map;
 use devcache_selftests::scratch::output;
 use devcache_selftests::stats::Counters;
+use devcache_selftests::sys;
 use devcache_selftests::PAGE;
 use std::ops::Range;
 use std::thread;
@@ -53,8 +54,9 @@ fn page_out(map: &Map, pages: Range<usize>) -> Result<()> {
     let before = swapped_out()?;
     let want = pages.len() as u64;
     let mut count = 0;
-    // A page on its way to the LRU, in the batch of another processor, is passed over.
     for _ in 0..20 {
+        // Pages in the LRU batches of other processors would be passed over; this empties them.
+        sys::drop_caches()?;
         map.advise_raw(pages.clone(), libc::MADV_PAGEOUT)?;
         count = swapped_out()? - before;
         if count >= want {

@@ -55,8 +55,7 @@ fn page_out(map: &Map, pages: Range<usize>) -> Result<()> {
     let want = pages.len() as u64;
     let mut count = 0;
     for _ in 0..20 {
-        // Pages in the LRU batches of other processors would be passed over; this empties them.
-        sys::drop_caches()?;
+        sys::empty_lru_batches()?;
         map.advise_raw(pages.clone(), libc::MADV_PAGEOUT)?;
         count = swapped_out()? - before;
         if count >= want {

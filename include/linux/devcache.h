@@ -179,8 +179,8 @@ bool devcache_admit(struct folio *folio, bool write);
  *
  * Drains the per-CPU LRU batches and splits large folios. A large folio that is
  * dirty is written to disk first, since its private data cannot be divided. Page
- * table entries of folios that are split are gone: fault
- * the range in before it is migrated. A folio that is in use stays large.
+ * table entries of folios that are split are gone: fault the range in before it
+ * is migrated. A folio that is in use stays large.
  *
  * Context: may sleep and write to disk; no mmap_lock, no folio locks.
  * Return: 0, -EOPNOTSUPP if the folios of this file never move, -EINTR on a

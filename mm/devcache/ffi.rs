@@ -83,11 +83,10 @@ unsafe extern "C" fn devcache_back(
 struct Slot<'a>(&'a mut *mut bindings::folio);
 
 impl Slot<'_> {
-    /// The folio, if it is in device memory.
-    fn device_folio(&self) -> Option<ARef<Folio>> {
-        // SAFETY: The batch has a reference on it.
-        let folio = unsafe { Folio::from_raw(*self.0) };
-        folio.is_device_private().then(|| folio.into())
+    /// The folio.
+    fn folio(&self) -> &Folio {
+        // SAFETY: The batch has a reference on it, which is only given up with the slot borrowed.
+        unsafe { Folio::from_raw(*self.0) }
     }
 
     /// Puts another folio in its place.
@@ -116,11 +115,12 @@ unsafe extern "C" fn devcache_back_batch(
 
     for folios in all.unwrap_or_default().chunks_mut(BATCH) {
         let mut candidates: Candidates = Default::default();
-        for (folio, candidate) in folios.iter_mut().zip(&mut candidates) {
-            *candidate = Slot(folio)
-                .device_folio()
-                .filter(|_| !mapping.is_exiting())
-                .map(|folio| (folio, Destination::alloc(mapping)));
+        for (found, candidate) in folios.iter_mut().zip(&mut candidates) {
+            let slot = Slot(found);
+            let folio = slot.folio();
+            if folio.is_device_private() && !mapping.is_exiting() {
+                *candidate = Some((folio.into(), Destination::alloc(mapping)));
+            }
         }
         let now = back::together(candidates, Some(mapping));
         for (folio, now) in folios.iter_mut().zip(now) {
@@ -136,9 +136,9 @@ unsafe extern "C" fn devcache_back_batch(
         let Some(found) = fbatch.folios.get_mut(i) else {
             break;
         };
-        let device_folio = Slot(found).device_folio();
+        let on_device = Slot(found).folio().is_device_private();
         let found = *found;
-        let now = if device_folio.is_some() {
+        let now = if on_device {
             // SAFETY: The index of a device folio does not change while there is a reference.
             let index = unsafe { bindings::devcache_folio_index(found) };
             // SAFETY: The reference of the batch is given up; the slot gets another one below.

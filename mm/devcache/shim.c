@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The C side of the Rust core: the static key, exports, and functions for what
- * C offers only as macro or inline.  No logic lives here.
+ * C offers only as macro or inline.  Decisions are made in Rust.
  */
 #include <linux/backing-dev.h>
 #include <linux/export.h>

@@ -21,27 +21,19 @@ pub(crate) struct Control {
     pub(crate) fs: &'static str,
     /// Name of the test.
     pub(crate) case: &'static str,
-    /// How often the test is tried until it fails. More than once if it needs luck: without that, the
-    /// control says nothing, and is skipped.
-    pub(crate) tries: u32,
 }
 
 /// One for each rule.
 pub(crate) const CONTROLS: &[Control] = &[
-    control("dirty_shmem", "tmpfs", "admitted_by_another_mapping", 1),
-    control("invalidate", "ext4", "direct_write_against_back", 5),
-    control("any_refs", "ext4", "held_in_a_batch", 1),
-    control("clean_flags", "ext4", "shmem_page_becomes_file_page", 3),
-    control("shrink", "ext4", "limit_drops_clean", 1),
+    control("dirty_shmem", "tmpfs", "admitted_by_another_mapping"),
+    control("invalidate", "ext4", "direct_write_against_back"),
+    control("any_refs", "ext4", "held_in_a_batch"),
+    control("clean_flags", "ext4", "shmem_page_becomes_file_page"),
+    control("shrink", "ext4", "limit_drops_clean"),
 ];
 
-const fn control(rule: &'static str, fs: &'static str, case: &'static str, tries: u32) -> Control {
-    Control {
-        rule,
-        fs,
-        case,
-        tries,
-    }
+const fn control(rule: &'static str, fs: &'static str, case: &'static str) -> Control {
+    Control { rule, fs, case }
 }
 
 /// A broken rule. It holds again when this is dropped.

@@ -62,6 +62,15 @@ fn read_page(file: &File, page: usize) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The pages of `file` that must be what they were, read one by one.
+fn are_not_lost(file: &Resident, mut pages: impl Iterator<Item = usize>) -> Result<()> {
+    pages.try_for_each(|page| {
+        let want = &file.want[page * PAGE..][..PAGE];
+        let got = read_page(&file.file, page)?;
+        same_bytes("a page that was not lost", &got, want)
+    })
+}
+
 /// The errno of a failed call.
 fn errno<T>(result: std::io::Result<T>) -> Result<T, i32> {
     result.map_err(|error| error.raw_os_error().unwrap_or(0))
@@ -193,14 +202,7 @@ fn tmpfs(ctx: &Ctx) -> Result<()> {
         count: 4,
     })?;
     ensure!(ended.status != 0, "the GPU could read a lost page");
-    for page in 3..PAGES {
-        let want = &file.want[page * PAGE..][..PAGE];
-        same_bytes(
-            "a page that was not lost",
-            &read_page(&file.file, page)?,
-            want,
-        )?;
-    }
+    are_not_lost(&file, 3..PAGES)?;
 
     // One is punched out, the others are cut off.
     let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
@@ -304,14 +306,6 @@ fn poisoned(ctx: &Ctx) -> Result<()> {
         }
         refused("read(2)", errno(read_page(&file.file, page)), libc::EIO)?;
         load_is_sigbus(&file, page)?;
-        for page in (0..PAGES).filter(|other| *other != page) {
-            let want = &file.want[page * PAGE..][..PAGE];
-            same_bytes(
-                "a page that was not lost",
-                &read_page(&file.file, page)?,
-                want,
-            )?;
-        }
-        Ok(())
+        are_not_lost(&file, (0..PAGES).filter(|other| *other != page))
     })
 }

@@ -10,18 +10,20 @@ use crate::resident::send;
 use crate::resident::Resident;
 use crate::resident::Touch;
 use anyhow::ensure;
+use anyhow::Context;
 use anyhow::Result;
 use devcache_selftests::gpu::Direction;
 use devcache_selftests::map::Map;
 use devcache_selftests::stats::Counters;
 use devcache_selftests::sys;
+use devcache_selftests::uffd::Mode;
+use devcache_selftests::uffd::Uffd;
 use devcache_selftests::PAGE;
 use nix::sys::memfd::memfd_create;
 use nix::sys::memfd::MFdFlags;
+use nix::sys::mman::MmapAdvise;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -72,80 +74,78 @@ fn held_in_a_batch(ctx: &Ctx) -> Result<()> {
     file.is_right()
 }
 
-/// While a direct write is under way, a page behind it is read in, moved and comes back again and again.
-/// What is read after the write is what it wrote (`invalidate_inode_pages2_range`).
+/// While a direct write waits for its source, the page that it replaces is read in and moved; when the
+/// write is done, somebody is bringing it back. What is read then is what was written: whoever
+/// invalidates the page finds what took its place (`invalidate_inode_pages2_range`).
 fn direct_write_against_back(ctx: &Ctx) -> Result<()> {
-    const PAGES: usize = 512;
-    const LAST: usize = PAGES - 1;
-    const TIME: Duration = Duration::from_secs(6);
-    let file = ctx.file("resident")?;
-    file.write_all_at(&vec![0; PAGES * PAGE], 0)?;
-    file.sync_all()?;
-    let direct = sys::open_direct(&ctx.path("resident"))?;
-    let map = Map::shared(&file, PAGES * PAGE)?;
-    let buffer = Map::anonymous(PAGES * PAGE)?;
-    let gpu = ctx.gpu()?;
+    let latency = Duration::from_secs(2);
+    let file = Resident::in_ram(ctx, 1)?;
+    file.file.sync_all()?;
+    let direct = sys::open_direct(&file.path)?;
+    let source = shared_memory(1)?;
+    let new = [0xa5; PAGE];
+    source.write(0, &new);
+    source.advise(0..1, MmapAdvise::MADV_DONTNEED)?;
     let knobs = Knobs::new()?;
-    knobs.set(Knob::Latency, 10_000)?;
-    let goes_on = AtomicBool::new(true);
-    let first_cell = |file: &File| {
-        let mut cell = [0; 4];
-        file.read_exact_at(&mut cell, (LAST * PAGE) as u64)?;
-        anyhow::Ok(u32::from_le_bytes(cell))
-    };
 
-    thread::scope(|scope| {
-        let mover = scope.spawn(|| {
-            let mut moved = 0;
-            while goes_on.load(Ordering::Relaxed) {
-                map.touch_read(LAST..LAST + 1);
-                moved += gpu.migrate(&map, LAST..LAST + 1, Direction::ToVram)?.moved;
-            }
-            anyhow::Ok(moved)
+    let waited = thread::scope(|scope| {
+        // Closed when something fails, which lets the write go on.
+        let uffd = Uffd::new(&source, Mode::Minor)?;
+        let writer = scope.spawn(|| {
+            let len = sys::write_from(&direct, 0, &source, 0..PAGE)?;
+            same("bytes", len, PAGE)
         });
+        let fault = (0..100).find_map(|_| uffd.next().transpose());
+        let fault = fault.context("the write took nothing from its source")??;
+        let cached = sys::cachestat(&file.file, 0..PAGE)?.cache;
+        same("pages in the page cache", cached, 0)?;
+        file.map.touch_read(0..1);
+        let moved = ctx
+            .gpu()?
+            .migrate(&file.map, 0..1, Direction::ToVram)?
+            .moved;
+        knobs.set(Knob::Latency, u32::try_from(latency.as_micros())?)?;
+        let start = Instant::now();
         let reader = scope.spawn(|| {
-            while goes_on.load(Ordering::Relaxed) {
-                first_cell(&file)?;
-            }
+            file.file.read_exact_at(&mut [0; PAGE], 0)?;
             anyhow::Ok(())
         });
-        let writes = || {
-            let end = Instant::now() + TIME;
-            let mut version = 0_u32;
-            while Instant::now() < end {
-                version += 1;
-                buffer.write(0, &version.to_le_bytes().repeat(PAGES * PAGE / 4));
-                let len = sys::write_from(&direct, 0, &buffer, 0..PAGES * PAGE)?;
-                same("bytes", len, PAGES * PAGE)?;
-                same("what is read after the write", first_cell(&file)?, version)?;
-            }
-            anyhow::Ok(version)
-        };
-        let writes = writes();
-        goes_on.store(false, Ordering::Relaxed);
-        let moved = mover.join().expect("does not panic")?;
+        thread::sleep(latency / 4);
+        uffd.resume(fault.address)?;
+        writer.join().expect("does not panic")?;
+        let waited = start.elapsed();
         reader.join().expect("does not panic")?;
-        println!("{} writes, {moved} times moved", writes?);
-        ensure!(moved > 0, "the page never moved");
-        Ok(())
-    })
+        same("pages moved", moved, 1)?;
+        anyhow::Ok(waited)
+    })?;
+    ensure!(
+        waited > latency / 2,
+        "the write was over after {waited:?}: nobody was bringing the page back"
+    );
+    let mut page = [0; PAGE];
+    file.file.read_exact_at(&mut page, 0)?;
+    ensure!(
+        page == new,
+        "what was there before the write is read after it"
+    );
+    Ok(())
 }
 
 /// A device page that was shmem's counts as a page of a file when it becomes one
 /// (`zone_device_page_init`).
 fn reused(ctx: &Ctx) -> Result<()> {
     const PAGES: usize = 512;
-    const ROUNDS: u64 = 4;
+    const ROUNDS: usize = 4;
     let shmem = || Counters::vmstat()?.get("nr_shmem");
+    // The counter never shows less than none: here is something that it can lose.
+    let counted = shared_memory(ROUNDS * PAGES)?;
+    counted.touch_write(0..counted.pages())?;
     let before = shmem()?;
 
     for _ in 0..ROUNDS {
-        let memory = File::from(memfd_create("devcache", MFdFlags::empty())?);
-        memory.set_len((PAGES * PAGE) as u64)?;
-        let map = Map::shared(&memory, PAGES * PAGE)?;
+        let map = shared_memory(PAGES)?;
         send(ctx.gpu()?, &map, 0..PAGES, Touch::Write)?;
         drop(map);
-        drop(memory);
 
         let file = Resident::dirty(ctx, PAGES)?;
         file.on_device(0..PAGES)?;
@@ -159,4 +159,11 @@ fn reused(ctx: &Ctx) -> Result<()> {
         "nr_shmem was {before} and is {after} after {ROUNDS} times {PAGES} pages"
     );
     Ok(())
+}
+
+/// Maps memory that no file system has a name for.
+fn shared_memory(pages: usize) -> Result<Map> {
+    let memory = File::from(memfd_create("devcache", MFdFlags::empty())?);
+    memory.set_len((pages * PAGE) as u64)?;
+    Ok(Map::shared(&memory, pages * PAGE)?)
 }

@@ -121,6 +121,33 @@ fn minor_gpu(ctx: &Ctx) -> Result<()> {
     file.is_right()
 }
 
+/// Serves a fault of a protected page: lifts the protection.
+fn let_through(uffd: &Uffd, map: &Map, event: &Event) -> Result<()> {
+    let page = (event.address - map.addr()) / PAGE;
+    Ok(uffd.protect(map, page..page + 1, false)?)
+}
+
+/// Stores to every page of a file, all of them protected: each store is told, and is in the file then.
+fn store_everywhere(file: &mut Resident, uffd: &Uffd) -> Result<()> {
+    const TEXT: &[u8] = b"stored";
+    let map = &file.map;
+    let events = serving(
+        uffd,
+        |event| let_through(uffd, map, event),
+        || {
+            for page in 0..PAGES {
+                map.write(page * PAGE, TEXT);
+            }
+            Ok(())
+        },
+    )?;
+    for page in file.want.chunks_mut(PAGE) {
+        page[..TEXT.len()].copy_from_slice(TEXT);
+    }
+    served_once(&events, &file.map, Mode::WriteProtect)?;
+    file.is_right()
+}
+
 /// Protecting pages that are on the device: the protection comes back with them (`try_to_migrate_one`,
 /// `remove_migration_pte`), so that the first store is told.
 fn write_protect(ctx: &Ctx) -> Result<()> {
@@ -131,24 +158,7 @@ fn write_protect(ctx: &Ctx) -> Result<()> {
     uffd.protect(&file.map, 0..PAGES, true)?;
     file.on_device(0..PAGES)?;
     file.file_is_right()?;
-    let events = serving(
-        &uffd,
-        |event| {
-            let page = (event.address - file.map.addr()) / PAGE;
-            Ok(uffd.protect(&file.map, page..page + 1, false)?)
-        },
-        || {
-            for page in 0..PAGES {
-                file.map.write(page * PAGE, b"stored");
-            }
-            Ok(())
-        },
-    )?;
-    for page in 0..PAGES {
-        file.want[page * PAGE..][..6].copy_from_slice(b"stored");
-    }
-    served_once(&events, &file.map, Mode::WriteProtect)?;
-    file.is_right()
+    store_everywhere(&mut file, &uffd)
 }
 
 /// A GPU's store to a protected page waits until it is let through, although the GPU could write there
@@ -162,10 +172,7 @@ fn write_protect_gpu(ctx: &Ctx) -> Result<()> {
     uffd.protect(&file.map, 0..PAGES, true)?;
     let events = serving(
         &uffd,
-        |event| {
-            let page = (event.address - file.map.addr()) / PAGE;
-            Ok(uffd.protect(&file.map, page..page + 1, false)?)
-        },
+        |event| let_through(&uffd, &file.map, event),
         || {
             ctx.gpu()?.compute(Work::Add {
                 dst: file.map.addr(),
@@ -189,22 +196,5 @@ fn protected_then_sent(ctx: &Ctx) -> Result<()> {
 
     file.send(0..PAGES, Touch::Read)?;
     file.gpu_sees(0..PAGES)?;
-    let events = serving(
-        &uffd,
-        |event| {
-            let page = (event.address - file.map.addr()) / PAGE;
-            Ok(uffd.protect(&file.map, page..page + 1, false)?)
-        },
-        || {
-            for page in 0..PAGES {
-                file.map.write(page * PAGE, b"stored");
-            }
-            Ok(())
-        },
-    )?;
-    for page in 0..PAGES {
-        file.want[page * PAGE..][..6].copy_from_slice(b"stored");
-    }
-    served_once(&events, &file.map, Mode::WriteProtect)?;
-    file.is_right()
+    store_everywhere(&mut file, &uffd)
 }

@@ -18,9 +18,9 @@ export CARGO_TARGET_DIR="$cache/work-target"
 tools=devcache-kernel
 case $target in
 kernel) ;;
-run | shell | demo) tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests" ;;
+run | shell | demo) tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests gpufsx" ;;
 test)
-	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests devcache-check"
+	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests gpufsx devcache-check"
 	export CONFIG="${CONFIG:-test}"
 	;;
 upstream-tests)

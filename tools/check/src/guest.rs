@@ -42,9 +42,10 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
         outcomes.extend(ktap::parse(&run.console()?));
         Ok(outcomes)
     })?;
-    // Some of the second put a file in the current directory.
+    // Some of the last put a file in the current directory.
     for (name, program, command) in [
         ("selftests", "devcache-selftests", "devcache-selftests"),
+        ("random operations", "gpufsx", "gpufsx"),
         ("hmm selftests", "hmm-tests", "cd /mnt/ext4 && hmm-tests"),
     ] {
         report::group(results, name, || Run::new(args, program).tests(command))?;

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0
+//! gpufsx: random operations on a file, by the CPU, by a GPU and by a second device, against a model of
+//! the file in memory.
+//!
+//! A run is made of sequences, each on a new file ([`step`], [`exercise`]). All of it follows from the
+//! seed. A sequence that fails is made shorter as long as it fails, and printed as a script that
+//! `--replay` takes.
+
+mod exercise;
+mod mirror;
+mod step;
+
+use anyhow::Context;
+use anyhow::Result;
+use clap::Parser;
+use devcache_selftests::ktap::Ktap;
+use devcache_selftests::ktap::Verdict;
+use devcache_selftests::mount::FileSystem;
+use devcache_selftests::mount::Mount;
+use devcache_selftests::random::Random;
+use devcache_selftests::stats::Counters;
+use exercise::Devices;
+use exercise::Exercise;
+use proptest::strategy::Strategy;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::Config;
+use proptest::test_runner::RngAlgorithm;
+use proptest::test_runner::TestCaseError;
+use proptest::test_runner::TestError;
+use proptest::test_runner::TestRng;
+use proptest::test_runner::TestRunner;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use std::time::Instant;
+use step::Step;
+
+/// Random operations on a file by CPU and GPU. Needs root, the vsvm driver, lib/test_hmm.c and mounted
+/// file systems to work on.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    /// File system to work on, as TYPE or TYPE=FOLDER; the folder is /mnt/TYPE if not given.
+    #[arg(long = "fs", value_name = "TYPE[=FOLDER]", value_delimiter = ',', default_values = ["tmpfs", "ext4", "xfs", "btrfs"])]
+    file_systems: Vec<FileSystem>,
+
+    /// How many operations on each of them.
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    operations: usize,
+
+    /// How many of them on one file, at most.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    length: u64,
+
+    /// What all of it follows from.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Instead of random operations do those that an earlier run printed.
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
+}
+
+/// Time between two lines that tell how far it is.
+const PROGRESS: Duration = Duration::from_secs(10);
+
+/// Attempts to make a failing sequence shorter.
+const ATTEMPTS: u32 = 300;
+
+/// A sequence that fails, and how.
+struct Failure {
+    seed: u64,
+    /// How many operations had been done before it, in other sequences.
+    after: usize,
+    steps: Vec<Step>,
+    reason: String,
+}
+
+/// A generator of sequences for one seed.
+fn runner(seed: u64) -> TestRunner {
+    let config = Config {
+        failure_persistence: None,
+        max_shrink_iters: ATTEMPTS,
+        ..Config::default()
+    };
+    let seed = Random::new(seed).bytes(32);
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed))
+}
+
+/// Does the steps on a new file.
+fn exercise(devices: &Devices, mount: &Mount, steps: &[Step]) -> Result<()> {
+    Exercise::new(devices, mount)?.run(steps)
+}
+
+/// Does random operations until `options.operations` are done or one fails.
+fn random(
+    options: &Options,
+    devices: &Devices,
+    mount: &Mount,
+    report: &mut Ktap<io::Stdout>,
+) -> Result<Option<Failure>> {
+    let length = usize::try_from(options.length)?;
+    let mut told = Instant::now();
+    let mut done = 0;
+    for seed in options.seed.. {
+        if done >= options.operations {
+            break;
+        }
+        let mut runner = runner(seed);
+        let sequence = step::sequences(length)
+            .new_tree(&mut runner)
+            .map_err(|reason| anyhow::anyhow!("no sequence: {reason}"))?;
+        let operations = sequence.current().len();
+        let result = runner.run_one(sequence, |steps| {
+            exercise(devices, mount, &steps)
+                .map_err(|error| TestCaseError::fail(format!("{error:#}")))
+        });
+        match result {
+            Ok(_) => done += operations,
+            Err(TestError::Fail(reason, steps)) => {
+                let reason = reason.to_string();
+                return Ok(Some(Failure {
+                    seed,
+                    after: done,
+                    steps,
+                    reason,
+                }));
+            }
+            Err(TestError::Abort(reason)) => anyhow::bail!("given up: {reason}"),
+        }
+        if told.elapsed() > PROGRESS {
+            report.diagnostic(&format!("{done} operations on {}", mount.kind))?;
+            told = Instant::now();
+        }
+    }
+    report.diagnostic(&format!("{done} operations on {}", mount.kind))?;
+    Ok(None)
+}
+
+/// Reads a script: a step per line. Other lines are left out, so that it may be a report.
+fn script(path: &Path) -> Result<Vec<Step>> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let steps: Vec<Step> = text
+        .lines()
+        .map(|line| line.trim_start_matches("# "))
+        .filter(|line| line.starts_with('{'))
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("{} is no script of gpufsx", path.display()))?;
+    anyhow::ensure!(!steps.is_empty(), "{} has no steps", path.display());
+    Ok(steps)
+}
+
+/// Tests one file system.
+fn test(
+    options: &Options,
+    devices: &Devices,
+    fs: &FileSystem,
+    report: &mut Ktap<io::Stdout>,
+) -> Result<Verdict> {
+    let mount = fs.mount()?;
+    let before = Counters::core()?;
+    let failure = match &options.replay {
+        None => random(options, devices, &mount, report)?,
+        Some(path) => {
+            let steps = script(path)?;
+            exercise(devices, &mount, &steps)
+                .err()
+                .map(|error| Failure {
+                    seed: options.seed,
+                    after: 0,
+                    steps,
+                    reason: format!("{error:#}"),
+                })
+        }
+    };
+    let after = Counters::core()?;
+    let moved = |name| anyhow::Ok(after.get(name)? - before.get(name)?);
+    report.diagnostic(&format!(
+        "{} pages went to a device and {} came back",
+        moved("pages_out")?,
+        moved("pages_back")?
+    ))?;
+    let Some(failure) = failure else {
+        return Ok(Verdict::Pass);
+    };
+    report.diagnostic(&format!(
+        "with seed {}, after {} operations: {}",
+        failure.seed, failure.after, failure.reason
+    ))?;
+    for step in &failure.steps {
+        report.diagnostic(&serde_json::to_string(step)?)?;
+    }
+    Ok(Verdict::Fail)
+}
+
+fn run(options: &Options) -> Result<u8> {
+    let devices = Devices::open()?;
+    let mut report = Ktap::new(io::stdout(), options.file_systems.len())?;
+    for fs in &options.file_systems {
+        let verdict = test(options, &devices, fs, &mut report)?;
+        report.result(&format!("gpufsx.{}", fs.kind), &verdict)?;
+    }
+    Ok(report.finish()?.exit_status())
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("gpufsx: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

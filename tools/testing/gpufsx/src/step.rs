@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a sequence is made of: steps, each something that is done to the file and a way to look at it
+//! afterwards.
+//!
+//! A step does not know how large the file is when its turn comes: its numbers are taken modulo what
+//! is possible then ([`Span::within`]). So a sequence makes sense whatever is left out of it, which is
+//! how a failing one is made short.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde::Deserialize;
+use serde::Serialize;
+use std::ops::Range;
+
+/// The file is never longer: small enough for steps to meet, large enough for some pages to be on the
+/// device while others are not. In bytes.
+pub(crate) const MAX: usize = 64 * devcache_selftests::PAGE;
+
+/// Part of the file, before its size is known.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Span {
+    at: usize,
+    len: usize,
+}
+
+impl Span {
+    /// The part of the first `size` bytes that this is, from and to multiples of `unit`. Empty only if
+    /// there is not one unit.
+    pub(crate) fn within(self, size: usize, unit: usize) -> Range<usize> {
+        let units = size / unit;
+        if units == 0 {
+            return 0..0;
+        }
+        let at = self.at / unit % units;
+        let len = 1 + self.len / unit % (units - at);
+        at * unit..(at + len) * unit
+    }
+
+    fn any() -> impl Strategy<Value = Span> {
+        let len = prop_oneof![1..64_usize, 1..3 * 4096_usize, 1..MAX];
+        (0..MAX, len).prop_map(|(at, len)| Span { at, len })
+    }
+}
+
+/// Something that is done to the file. What is written follows from `seed`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Op {
+    /// pwrite(2), also behind the end
+    Write { span: Span, seed: u64 },
+    /// The same with O_DIRECT.
+    DirectWrite { span: Span, seed: u64 },
+    /// A store to the mapping.
+    MapWrite { span: Span, seed: u64 },
+    /// A store by a child.
+    ForkWrite { span: Span, seed: u64 },
+    /// A private mapping is read and written to, by the GPU or by the CPU; the file stays as it is.
+    PrivateWrite { span: Span, seed: u64, gpu: bool },
+    /// pread(2)
+    Read(Span),
+    /// The same with O_DIRECT.
+    DirectRead(Span),
+    /// A load from the mapping.
+    MapRead(Span),
+    /// A buffered read by io_uring.
+    RingRead(Span),
+    /// ftruncate(2) to this size.
+    Truncate(usize),
+    /// fallocate(2): FALLOC_FL_PUNCH_HOLE
+    Punch(Span),
+    /// FALLOC_FL_ZERO_RANGE, also behind the end
+    Zero(Span),
+    /// FALLOC_FL_COLLAPSE_RANGE
+    Collapse(Span),
+    /// FALLOC_FL_INSERT_RANGE
+    Insert(Span),
+    /// fsync(2)
+    Fsync,
+    /// msync(2)
+    Msync,
+    /// Clean page cache is dropped, and shrinkers run.
+    DropCaches,
+    /// Everything is closed, and the file system unmounted and mounted.
+    Remount,
+    /// Pages move to the GPU, after a load or a store.
+    Send { span: Span, write: bool },
+    /// Pages move back.
+    Recall(Span),
+    /// The GPU stores one value everywhere.
+    GpuFill { span: Span, value: u32 },
+    /// The GPU adds to what is there.
+    GpuAdd { span: Span, value: u32 },
+    /// The GPU copies from one part to another.
+    GpuCopy { from: Span, to: Span },
+    /// The GPU's checksum.
+    GpuRead(Span),
+    /// Pages move to the device of hmm_dmirror.
+    MirrorSend(Span),
+    /// Pages move back from it.
+    MirrorRecall(Span),
+    /// It reads.
+    MirrorRead(Span),
+    /// It writes.
+    MirrorWrite { span: Span, seed: u64 },
+}
+
+/// How the whole file is looked at.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Look {
+    /// Only at its size: what is in it stays where it is.
+    Size,
+    /// By the GPU, wherever the pages are.
+    Gpu,
+    /// By read(2), which brings it back.
+    Read,
+    /// By loads, which bring it back.
+    Map,
+}
+
+/// An operation, and how the file is looked at afterwards.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Step {
+    pub(crate) op: Op,
+    pub(crate) look: Look,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let span = Span::any;
+    let seeded = || (Span::any(), any::<u64>());
+    let valued = || (Span::any(), any::<u32>());
+    prop_oneof![
+        6 => seeded().prop_map(|(span, seed)| Op::Write { span, seed }),
+        3 => seeded().prop_map(|(span, seed)| Op::DirectWrite { span, seed }),
+        5 => seeded().prop_map(|(span, seed)| Op::MapWrite { span, seed }),
+        1 => seeded().prop_map(|(span, seed)| Op::ForkWrite { span, seed }),
+        2 => (seeded(), any::<bool>())
+            .prop_map(|((span, seed), gpu)| Op::PrivateWrite { span, seed, gpu }),
+        4 => span().prop_map(Op::Read),
+        2 => span().prop_map(Op::DirectRead),
+        4 => span().prop_map(Op::MapRead),
+        2 => span().prop_map(Op::RingRead),
+        4 => (0..=MAX).prop_map(Op::Truncate),
+        2 => span().prop_map(Op::Punch),
+        2 => span().prop_map(Op::Zero),
+        1 => span().prop_map(Op::Collapse),
+        1 => span().prop_map(Op::Insert),
+        2 => Just(Op::Fsync),
+        2 => Just(Op::Msync),
+        1 => Just(Op::DropCaches),
+        1 => Just(Op::Remount),
+        12 => (span(), any::<bool>()).prop_map(|(span, write)| Op::Send { span, write }),
+        3 => span().prop_map(Op::Recall),
+        4 => valued().prop_map(|(span, value)| Op::GpuFill { span, value }),
+        6 => valued().prop_map(|(span, value)| Op::GpuAdd { span, value }),
+        3 => (span(), span()).prop_map(|(from, to)| Op::GpuCopy { from, to }),
+        4 => span().prop_map(Op::GpuRead),
+        4 => span().prop_map(Op::MirrorSend),
+        2 => span().prop_map(Op::MirrorRecall),
+        2 => span().prop_map(Op::MirrorRead),
+        3 => seeded().prop_map(|(span, seed)| Op::MirrorWrite { span, seed }),
+    ]
+}
+
+/// Sequences of up to `len` steps.
+pub(crate) fn sequences(len: usize) -> impl Strategy<Value = Vec<Step>> {
+    let look = prop_oneof![
+        4 => Just(Look::Size),
+        4 => Just(Look::Gpu),
+        1 => Just(Look::Read),
+        1 => Just(Look::Map),
+    ];
+    let step = (op(), look).prop_map(|(op, look)| Step { op, look });
+    vec(step, 1..=len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_stay_inside() {
+        let span = Span {
+            at: 5000,
+            len: 9000,
+        };
+        assert_eq!(span.within(0, 1), 0..0);
+        assert_eq!(span.within(3, 4), 0..0);
+        assert_eq!(span.within(MAX, 1), 5000..14001);
+        assert_eq!(span.within(MAX, 4096), 4096..16384);
+        assert_eq!(span.within(6000, 1), 5000..5001);
+        assert_eq!(span.within(4097, 4096), 0..4096);
+    }
+
+    #[test]
+    fn a_step_survives_the_script() {
+        let step = Step {
+            op: Op::Write {
+                span: Span { at: 1, len: 2 },
+                seed: u64::MAX,
+            },
+            look: Look::Gpu,
+        };
+        let text = serde_json::to_string(&step).unwrap();
+        let again: Step = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&again).unwrap(), text);
+    }
+}

@@ -29,6 +29,7 @@ mod memory;
 mod no_memory;
 mod other_fs;
 mod pins;
+mod probes;
 mod process;
 mod races;
 mod read;
@@ -36,6 +37,7 @@ mod resize;
 mod served;
 mod stress;
 mod swap;
+mod uncached;
 mod vanish;
 mod write;
 
@@ -46,12 +48,14 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         data_paths::CASES,
         write::CASES,
         direct::CASES,
+        uncached::CASES,
         pins::CASES,
         resize::CASES,
         clone::CASES,
         mapping::CASES,
         locked::CASES,
         process::CASES,
+        probes::CASES,
         served::CASES,
         grants::CASES,
         limits::CASES,

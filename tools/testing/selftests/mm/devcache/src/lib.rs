@@ -17,6 +17,7 @@ pub mod map;
 pub mod model;
 pub mod mount;
 pub mod pagemap;
+pub mod perf;
 pub mod random;
 pub mod ring;
 pub mod scratch;

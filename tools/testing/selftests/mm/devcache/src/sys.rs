@@ -38,6 +38,15 @@ pub fn open_direct(path: &Path) -> io::Result<File> {
 
 /// preadv2(2) with RWF_NOWAIT: the bytes read, fewer when it would have to wait.
 pub fn read_nowait(file: &File, range: Range<usize>) -> Result<Vec<u8>, Errno> {
+    read_with(file, range, libc::RWF_NOWAIT)
+}
+
+/// preadv2(2) with RWF_DONTCACHE: what this call brings into the page cache leaves it again.
+pub fn read_uncached(file: &File, range: Range<usize>) -> Result<Vec<u8>, Errno> {
+    read_with(file, range, libc::RWF_DONTCACHE)
+}
+
+fn read_with(file: &File, range: Range<usize>, flags: i32) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0_u8; range.len()];
     let iov = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
@@ -45,10 +54,23 @@ pub fn read_nowait(file: &File, range: Range<usize>) -> Result<Vec<u8>, Errno> {
     };
     let (offset, _) = offset_and_length(range);
     // SAFETY: The vector describes `bytes`, which nobody else uses.
-    let result = unsafe { libc::preadv2(file.as_raw_fd(), &iov, 1, offset, libc::RWF_NOWAIT) };
+    let result = unsafe { libc::preadv2(file.as_raw_fd(), &iov, 1, offset, flags) };
     let len = Errno::result(result)?;
     bytes.truncate(usize::try_from(len).expect("not negative"));
     Ok(bytes)
+}
+
+/// pwritev2(2) with RWF_DONTCACHE: what this call brings into the page cache is written to the disk at
+/// once and leaves it again.
+pub fn write_uncached(file: &File, offset: usize, bytes: &[u8]) -> Result<usize, Errno> {
+    let iov = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let (offset, _) = offset_and_length(offset..offset);
+    // SAFETY: The vector describes `bytes`, which is only read.
+    let result = unsafe { libc::pwritev2(file.as_raw_fd(), &iov, 1, offset, libc::RWF_DONTCACHE) };
+    Errno::result(result).map(|len| usize::try_from(len).expect("not negative"))
 }
 
 /// write(2) at `offset` of `file` with the mapping itself as the source.

@@ -86,6 +86,41 @@ pub fn dedupe_range(
     }
 }
 
+/// `struct xfs_exchange_range`
+#[repr(C)]
+struct ExchangeRange {
+    other_fd: i32,
+    pad: u32,
+    other_offset: u64,
+    offset: u64,
+    length: u64,
+    flags: u64,
+}
+
+const XFS_IOC_EXCHANGE_RANGE: libc::Ioctl =
+    nix::request_code_write!(b'X', 129, size_of::<ExchangeRange>());
+
+/// XFS_IOC_EXCHANGE_RANGE: two files exchange the data of a range.
+pub fn exchange_range(file: &File, other: &File, range: Range<usize>) -> Result<(), Errno> {
+    let argument = ExchangeRange {
+        other_fd: other.as_raw_fd(),
+        pad: 0,
+        other_offset: range.start as u64,
+        offset: range.start as u64,
+        length: range.len() as u64,
+        flags: 0,
+    };
+    // SAFETY: The request takes a pointer to this structure.
+    let result = unsafe {
+        libc::ioctl(
+            file.as_raw_fd(),
+            XFS_IOC_EXCHANGE_RANGE,
+            std::ptr::from_ref(&argument),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
 /// An extent: pieces of a file that lie together on the disk.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

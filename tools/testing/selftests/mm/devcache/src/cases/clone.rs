@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Files that share their data on the disk, one of which is on the device. What is shared is what the
-//! GPU wrote before; what it writes afterwards belongs to its file alone.
+//! Files that share or exchange their data on the disk, one of which is on the device. What is shared is
+//! what the GPU wrote before; what it writes afterwards belongs to its file alone.
 
 use crate::case::skip;
 use crate::case::Case;
 use crate::case::Ctx;
 use crate::check::same;
 use crate::check::same_bytes;
+use crate::resident::send;
 use crate::resident::Resident;
 use crate::resident::Touch;
 use anyhow::ensure;
 use anyhow::Result;
 use devcache_selftests::extent;
+use devcache_selftests::map::Map;
+use devcache_selftests::random::Random;
+use devcache_selftests::scratch::Scratch;
 use devcache_selftests::PAGE;
 use nix::errno::Errno;
 use std::fs;
@@ -26,6 +30,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::disk("gpu_write_to_shared", gpu_write_to_shared),
     Case::disk("dedupe", dedupe),
     Case::disk("extents", extents),
+    Case::only("xfs", "exchange_range", exchange_range),
 ];
 
 const PAGES: usize = 16;
@@ -133,4 +138,34 @@ fn extents(ctx: &Ctx) -> Result<()> {
         found.len()
     );
     file.is_right()
+}
+
+/// Two files whose pages are on the device exchange a range: each has what the GPU wrote to the other,
+/// and what it writes next is where the data has gone.
+fn exchange_range(_: &Ctx) -> Result<()> {
+    let scratch = Scratch::on_disk("xfs", 320, &["-i", "exchange=1"], "rw")?;
+    let ctx = Ctx::new(&scratch.file_system())?;
+    let mut file = Resident::dirty(&ctx, PAGES)?;
+    let other = ctx.file("other")?;
+    let mut want = Random::new(44).bytes(PAGES * PAGE);
+    other.write_all_at(&want, 0)?;
+    let map = Map::shared(&other, PAGES * PAGE)?;
+    send(ctx.gpu()?, &map, 0..PAGES, Touch::Write)?;
+    let range = 2 * PAGE..9 * PAGE;
+
+    file.on_device(0..PAGES)?;
+    extent::exchange_range(&file.file, &other, range.clone())?;
+    file.want[range.clone()].swap_with_slice(&mut want[range]);
+    file.gpu_sees(0..PAGES)?;
+    file.send(0..PAGES, Touch::Write)?;
+    file.gpu_add(0..PAGES, 9)?;
+    file.send(0..PAGES, Touch::Write)?;
+    same_bytes("the other mapping", &map.read_all(), &want)?;
+    file.file.sync_all()?;
+    other.sync_all()?;
+    drop((map, other));
+    let (path, first) = file.close();
+    ctx.mount.power_cut()?;
+    same_bytes("the file", &fs::read(path)?, &first)?;
+    same_bytes("the other", &fs::read(ctx.path("other"))?, &want)
 }

@@ -5,16 +5,24 @@
 use crate::case::Case;
 use crate::case::Ctx;
 use crate::check::same_bytes;
+use crate::resident::send;
 use crate::resident::Resident;
 use crate::resident::Touch;
 use anyhow::ensure;
 use anyhow::Result;
 use devcache_selftests::extent;
 use devcache_selftests::gpu::Work;
+use devcache_selftests::map::Map;
+use devcache_selftests::pagemap;
+use devcache_selftests::pagemap::Place;
 use devcache_selftests::scratch::output;
 use devcache_selftests::scratch::Scratch;
 use devcache_selftests::PAGE;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::ProtFlags;
 use std::fs;
+use std::fs::File;
+use std::path::Path;
 
 pub(crate) const CASES: &[Case] = &[
     Case::only("ext4", "blocks_of_1k", |_| {
@@ -39,6 +47,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::only("btrfs", "compress_one_file", compress_one_file),
     Case::only("btrfs", "defragment", defragment),
     Case::only("btrfs", "snapshot", snapshot),
+    Case::only("btrfs", "send", send_stream),
 ];
 
 const PAGES: usize = 64;
@@ -136,4 +145,42 @@ fn snapshot(ctx: &Ctx) -> Result<()> {
     output("btrfs", &["subvolume", "delete", &target])?;
     same_bytes("the snapshot", &got, &want)?;
     file.is_right()
+}
+
+/// A mapping of a file that cannot be written, with all its pages on the device.
+fn read_only(ctx: &Ctx, path: &Path) -> Result<Map> {
+    let (prot, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
+    let map = Map::of_file(&File::open(path)?, PAGES * PAGE, prot, flags)?;
+    send(ctx.gpu()?, &map, 0..PAGES, Touch::Read)?;
+    Ok(map)
+}
+
+/// A snapshot whose pages are on the device is sent as a stream (`put_file_data`), and received.
+fn send_stream(ctx: &Ctx) -> Result<()> {
+    let file = Resident::dirty(ctx, PAGES)?;
+    let [target, stream, received] =
+        ["snapshot", "stream", "received"].map(|name| ctx.path(name).display().to_string());
+    let root = ctx.mount.dir.display().to_string();
+    let inside = file.path.strip_prefix(&root)?;
+    fs::create_dir(&received)?;
+
+    file.on_device(0..PAGES)?;
+    output("btrfs", &["subvolume", "snapshot", "-r", &root, &target])?;
+    let map = read_only(ctx, &Path::new(&target).join(inside))?;
+    output("btrfs", &["send", "-f", &stream, &target])?;
+    let places = pagemap::places(&map, 0..PAGES)?;
+    drop(map);
+    output("btrfs", &["subvolume", "delete", &target])?;
+    ensure!(
+        !places.contains(&Place::Device),
+        "the stream was made without a look at the device"
+    );
+    output("btrfs", &["receive", "-f", &stream, &received])?;
+    let copy = Path::new(&received).join("snapshot");
+    let got = fs::read(copy.join(inside))?;
+    output(
+        "btrfs",
+        &["subvolume", "delete", &copy.display().to_string()],
+    )?;
+    same_bytes("what was received", &got, &file.want)
 }

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
     Case::every("truncate_mid_page", truncate_mid_page),
+    Case::every("truncate_preallocated", truncate_preallocated),
     Case::every("truncate_on_border", truncate_on_border),
     Case::every("truncate_to_nothing", truncate_to_nothing),
     Case::every("truncate_frees_vram", truncate_frees_vram),
@@ -64,6 +65,29 @@ fn truncate_mid_page(ctx: &Ctx) -> Result<()> {
     let end = PAGE + 1234;
 
     file.on_device(0..4)?;
+    file.file.set_len(end as u64)?;
+    file.file.set_len(4 * PAGE as u64)?;
+    file.want[end..].fill(0);
+    file.is_right()?;
+    file.send(0..3, Touch::Write)?;
+    file.gpu_sees(0..4)
+}
+
+/// The same where blocks are allocated and not written yet: XFS zeroes only what it finds dirty in the
+/// page cache (`__iomap_get_folio`).
+fn truncate_preallocated(ctx: &Ctx) -> Result<()> {
+    let mut file = Resident::in_ram(ctx, 4)?;
+    let (want, end) = (file.want.clone(), PAGE + 1234);
+    file.file.set_len(0)?;
+    change(&file, FallocateFlags::empty(), &(0..4 * PAGE))?;
+    // Small folios: a large one is written out to be split.
+    for (page, bytes) in want.chunks(PAGE).enumerate() {
+        file.pwrite(page * PAGE, bytes)?;
+    }
+    file.send(0..4, Touch::Write)?;
+    file.gpu_add(0..4, 17)?;
+    file.send(0..4, Touch::Write)?;
+
     file.file.set_len(end as u64)?;
     file.file.set_len(4 * PAGE as u64)?;
     file.want[end..].fill(0);

@@ -18,11 +18,15 @@ use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
+/// Seconds for a write: one that waits for a page in vain ends when periodic writeback, every 30 seconds,
+/// has brought the page back.
+const LIMIT: u32 = 20;
+
 pub(crate) const CASES: &[Case] = &[
-    Case::every("pwrite_part", pwrite_part),
-    Case::every("pwrite_4k_at_odd_offset", pwrite_4k_at_odd_offset),
-    Case::every("pwrite_whole_page", pwrite_whole_page),
-    Case::every("pwritev", pwritev_gathered),
+    Case::every("pwrite_part", pwrite_part).limit(LIMIT),
+    Case::every("pwrite_4k_at_odd_offset", pwrite_4k_at_odd_offset).limit(LIMIT),
+    Case::every("pwrite_whole_page", pwrite_whole_page).limit(LIMIT),
+    Case::every("pwritev", pwritev_gathered).limit(LIMIT),
     Case::every("append", append),
     Case::every("last_page_stays", last_page_stays),
     Case::every("mmap_write", mmap_write),

@@ -22,6 +22,8 @@ run | shell | demo) tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-se
 test)
 	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests gpufsx devcache-check"
 	export CONFIG="${CONFIG:-test}"
+	patience=1
+	[ "$CONFIG" != kasan ] || patience=4
 	;;
 upstream-tests)
 	tools="$tools devcache-vm devcache-check"
@@ -69,7 +71,8 @@ upstream-tests)
 		--patched "$run" --base "$run/base" --logs "$cache/log"
 	;;
 test)
-	devcache-check --results "$run/results" guest --kernel "$run/bzImage" --guest "$guest" --logs "$cache/log"
+	devcache-check --results "$run/results" guest --patience "$patience" \
+		--kernel "$run/bzImage" --guest "$guest" --logs "$cache/log"
 	devcache-check --results "$run/results" sum
 	;;
 esac

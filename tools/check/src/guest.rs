@@ -15,7 +15,7 @@ use crate::report;
 const RUN_FAILED: i32 = 254;
 
 /// Limit for each guest, in seconds, unless the user gives one.
-const TIMEOUT: &str = "1500";
+const TIMEOUT: u32 = 1500;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -30,10 +30,15 @@ pub struct Args {
     /// Folder for the console logs.
     #[arg(long)]
     logs: PathBuf,
+
+    /// Multiplies the time limits, for slow kernels.
+    #[arg(long, default_value_t = 1)]
+    patience: u32,
 }
 
 /// Runs all of it.
 pub fn check(args: &Args, results: &Path) -> Result<()> {
+    let selftests = format!("devcache-selftests --patience {}", args.patience);
     report::group(results, "KUnit", || {
         let mut run = Run::new(args, "kunit");
         run.command
@@ -44,7 +49,7 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
     })?;
     // Some of the last put a file in the current directory.
     for (name, program, command) in [
-        ("selftests", "devcache-selftests", "devcache-selftests"),
+        ("selftests", "devcache-selftests", selftests.as_str()),
         ("random operations", "gpufsx", "gpufsx"),
         ("hmm selftests", "hmm-tests", "cd /mnt/ext4 && hmm-tests"),
     ] {
@@ -53,7 +58,7 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
     report::group(results, "broken rules", || {
         let mut run = Run::new(args, "broken-rules");
         run.command.arg("--broken");
-        run.tests("devcache-selftests --controls")
+        run.tests(&format!("{selftests} --controls"))
     })
 }
 
@@ -67,7 +72,8 @@ pub struct Run {
 impl Run {
     fn new(args: &Args, name: &str) -> Self {
         let console = args.logs.join(format!("console-test-{name}.log"));
-        Self::on(&args.kernel, &args.guest, console, TIMEOUT)
+        let limit = TIMEOUT * args.patience;
+        Self::on(&args.kernel, &args.guest, console, &limit.to_string())
     }
 
     /// A run of this kernel, within `limit` seconds unless the user gives another limit.

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     }
 
     let result = if options.controls {
-        runner::run_controls()
+        runner::run_controls(options.patience)
     } else if options.here {
         runner::run_here(&options.names[0], &options.file_systems[0])
     } else {

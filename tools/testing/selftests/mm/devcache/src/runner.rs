@@ -136,7 +136,7 @@ const STUCK: &str = "is stuck in the kernel";
 
 /// Breaks one rule after the other: each time the test that guards it must fail, or the kernel
 /// complain.
-pub(crate) fn run_controls() -> Result<ExitCode> {
+pub(crate) fn run_controls(patience: u32) -> Result<ExitCode> {
     Gpu::sysfs()?;
     let mut log = Kmsg::open().context("open /dev/kmsg")?;
     let mut report = Ktap::new(io::stdout(), CONTROLS.len())?;
@@ -148,7 +148,7 @@ pub(crate) fn run_controls() -> Result<ExitCode> {
             fs: control.fs.parse().map_err(anyhow::Error::msg)?,
         };
         let broken = Broken::rule(control.rule)?;
-        let (verdict, text) = run(&job, CONTROL_LIMIT)?;
+        let (verdict, text) = run(&job, CONTROL_LIMIT * patience)?;
         drop(broken);
         let messages = log.new_messages();
         let complaint = messages.into_iter().find(|line| kmsg::is_complaint(line));

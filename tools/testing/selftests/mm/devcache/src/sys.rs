@@ -2,6 +2,7 @@
 //! System calls that nix has no safe function for.
 
 use crate::map::Map;
+use crate::PAGE;
 use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 use nix::sys::wait::WaitStatus;
@@ -210,6 +211,42 @@ pub fn set_quota(file: &File, user: u32, kib: u64) -> Result<(), Errno> {
             SET_USER_QUOTA,
             user,
             std::ptr::from_ref(&quota),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// `struct fsverity_enable_arg`
+#[repr(C)]
+#[derive(Default)]
+struct Verity {
+    version: u32,
+    hash_algorithm: u32,
+    block_size: u32,
+    /// Salt and signature: none.
+    rest: [u32; 29],
+}
+
+/// `FS_VERITY_HASH_ALG_SHA256`
+const SHA256: u32 = 1;
+
+const FS_IOC_ENABLE_VERITY: libc::Ioctl = nix::request_code_write!(b'f', 133, size_of::<Verity>());
+
+/// FS_IOC_ENABLE_VERITY: from now on the file cannot be changed, and what is read from the disk is
+/// compared with what the file had now.
+pub fn enable_verity(file: &File) -> Result<(), Errno> {
+    let argument = Verity {
+        version: 1,
+        hash_algorithm: SHA256,
+        block_size: u32::try_from(PAGE).expect("small"),
+        ..Default::default()
+    };
+    // SAFETY: The request takes a pointer to this structure.
+    let result = unsafe {
+        libc::ioctl(
+            file.as_raw_fd(),
+            FS_IOC_ENABLE_VERITY,
+            std::ptr::from_ref(&argument),
         )
     };
     Errno::result(result).map(drop)

@@ -13,10 +13,13 @@ use anyhow::Result;
 use devcache_selftests::extent;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
+use devcache_selftests::model::Checksum;
 use devcache_selftests::pagemap;
 use devcache_selftests::pagemap::Place;
 use devcache_selftests::scratch::output;
 use devcache_selftests::scratch::Scratch;
+use devcache_selftests::stats::Counters;
+use devcache_selftests::sys;
 use devcache_selftests::PAGE;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::ProtFlags;
@@ -48,6 +51,10 @@ pub(crate) const CASES: &[Case] = &[
     Case::only("btrfs", "defragment", defragment),
     Case::only("btrfs", "snapshot", snapshot),
     Case::only("btrfs", "send", send_stream),
+    Case::only("ext4", "verity", |_| {
+        verity("ext4", &["-O", "verity", "-b", "4096"])
+    }),
+    Case::only("btrfs", "verity", |_| verity("btrfs", &[])),
 ];
 
 const PAGES: usize = 64;
@@ -183,4 +190,38 @@ fn send_stream(ctx: &Ctx) -> Result<()> {
         &["subvolume", "delete", &copy.display().to_string()],
     )?;
     same_bytes("what was received", &got, &file.want)
+}
+
+/// What fs-verity protects is what the GPU wrote: reads from the disk are found to agree with it. The
+/// file cannot be changed any more, but its pages can be on the device.
+fn verity(kind: &'static str, format: &[&str]) -> Result<()> {
+    let scratch = Scratch::on_disk(kind, SIZE, format, "rw")?;
+    let ctx = Ctx::new(&scratch.file_system())?;
+    let file = Resident::dirty(&ctx, PAGES)?;
+    file.on_device(0..PAGES)?;
+    // Only who is the last to be able to write may enable it.
+    let (path, want) = file.close();
+    let before = Counters::core()?.get("pages_back")?;
+    sys::enable_verity(&File::open(&path)?)?;
+    let back = Counters::core()?.get("pages_back")? - before;
+    ensure!(
+        back >= PAGES as u64,
+        "{back} of {PAGES} pages came back to be protected"
+    );
+
+    for _ in 0..2 {
+        let map = read_only(&ctx, &path)?;
+        let got = ctx.gpu()?.compute(Work::Checksum {
+            src: map.addr(),
+            count: PAGES * PAGE / 4,
+        })?;
+        ensure!(
+            got == Checksum::of(&want),
+            "the GPU's checksum of the protected file is {got:#x}"
+        );
+        same_bytes("the file", &fs::read(&path)?, &want)?;
+        drop(map);
+        ctx.mount.remount()?;
+    }
+    same_bytes("the disk", &fs::read(&path)?, &want)
 }

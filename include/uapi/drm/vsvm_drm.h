@@ -78,7 +78,7 @@ struct drm_vsvm_get_param {
  * open file. It stays attached until the file is closed or the process exits.
  *
  * EBUSY: this file has an address space attached already. ENOSPC: no VRAM is
- * left for its page table.
+ * left for its page table, or no channel for its jobs.
  */
 struct drm_vsvm_svm_attach {
 	/** @flags: Must be zero. */

@@ -15,9 +15,10 @@ use parking_lot::{Condvar, Mutex};
 use crate::gpu::Gpu;
 use crate::hw::{
     channel, descriptor_fence, ChannelError, Descriptor, Done, Status, CHANNEL_COPY,
-    DESCRIPTOR_SIZE, DONE_SIZE, RING_MAX,
+    DESCRIPTOR_SIZE, DONE_SIZE, RING_MAX, VECTOR_COMPUTE, VECTOR_COPY,
 };
 use crate::inject::Knob;
+use crate::mmu::Tlb;
 use crate::words::Half;
 
 const RING_HIGH: usize = channel::RING + 4;
@@ -98,6 +99,8 @@ pub(crate) struct Channel {
     index: u32,
     state: Mutex<State>,
     wake: Condvar,
+    /// The translations of this channel's engine.
+    pub(crate) tlb: Mutex<Tlb>,
     /// Counts how often the channel was disabled; a job of an older epoch is abandoned.
     epoch: AtomicU64,
 }
@@ -114,6 +117,11 @@ impl Job<'_> {
     /// Returns the index of the channel.
     pub(crate) fn channel(&self) -> u32 {
         self.channel.index
+    }
+
+    /// Returns the translations of the channel's engine.
+    pub(crate) fn tlb(&self) -> &Mutex<Tlb> {
+        &self.channel.tlb
     }
 
     /// Fails if the job has been abandoned.
@@ -141,13 +149,17 @@ impl Channel {
                 power_off: false,
             }),
             wake: Condvar::new(),
+            tlb: Mutex::new(Tlb::new()),
             epoch: AtomicU64::new(0),
         }
     }
 
     /// Returns the MSI-X vector of the channel.
     fn vector(&self) -> u32 {
-        self.index + crate::hw::VECTOR_COPY
+        match self.index {
+            CHANNEL_COPY => VECTOR_COPY,
+            _ => VECTOR_COMPUTE,
+        }
     }
 
     /// Executes descriptors until power is switched off.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The compute engine.
+//! The compute engines: one for each compute channel.
 //!
 //! A command is cut into pieces that cross no page boundary in any of its arrays. A piece takes the
-//! lock of the translation cache, translates all its addresses, reads, computes and writes, and
+//! lock of its engine's translation cache, translates all its addresses, reads, computes and writes, and
 //! lets the lock go: see `mmu.rs` for what that promises. If an address cannot be translated the
 //! piece has done nothing yet, and is repeated as a whole after a replay.
 
@@ -29,7 +29,7 @@ pub(crate) fn execute(gpu: &Gpu, job: &Job<'_>, raw: &Descriptor) -> Result<Succ
     while done < arrays.length {
         job.check()?;
         let piece = arrays.piece(done);
-        match piece.run(gpu, &command, &mut result) {
+        match piece.run(gpu, job, &command, &mut result) {
             Ok(()) => done += piece.length,
             Err(Error::Failed { status, va }) => return Err(failed(status, va)),
             Err(Error::Fault(cause)) => match gpu.faults.stall(gpu, job, cause) {
@@ -118,10 +118,11 @@ impl Arrays {
     fn run(
         &self,
         gpu: &Gpu,
+        job: &Job<'_>,
         command: &ComputeCommand,
         result: &mut Accumulator,
     ) -> Result<(), Error> {
-        let mut tlb = gpu.tlb.lock();
+        let mut tlb = job.tlb().lock();
         let mut translate = |va: Option<u64>, access| {
             let translate = |va| {
                 let found = tlb.translate(&gpu.vram, command.root, va, access);

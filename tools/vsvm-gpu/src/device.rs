@@ -3,13 +3,12 @@
 //! BAR 0 and power: the side of the GPU that the server loop owns.
 //!
 //! Every access is answered at once: what takes time runs on the channels' threads. The longest
-//! wait is for the lock of the translation cache, held for one page's work at a time.
+//! wait is for the lock of a translation cache, held for one page's work at a time.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crate::channel::Execute;
 use crate::gpu::{Counts, Gpu};
 use crate::hw::{self, channel, reg};
 use crate::inject::Setting;
@@ -49,13 +48,15 @@ impl Device {
             invalidation: Invalidation::default(),
             resetting: false,
         };
-        let engines: [(&str, Execute); hw::CHANNELS as usize] =
-            [("copy", copy::execute), ("compute", compute::execute)];
-        for (index, (name, execute)) in engines.into_iter().enumerate() {
+        for index in 0..hw::CHANNELS {
             let gpu = Arc::clone(&device.gpu);
+            let execute = match index {
+                hw::CHANNEL_COPY => copy::execute,
+                _ => compute::execute,
+            };
             let thread = std::thread::Builder::new()
-                .name(name.into())
-                .spawn(move || gpu.channels[index].run(&gpu, execute))?;
+                .name(format!("channel {index}"))
+                .spawn(move || gpu.channels[index as usize].run(&gpu, execute))?;
             device.threads.push(thread);
         }
         Ok(device)
@@ -75,9 +76,9 @@ impl Device {
     pub(crate) fn reset(&mut self) {
         for channel in &self.gpu.channels {
             channel.reset(&self.gpu);
+            channel.tlb.lock().clear();
         }
         self.gpu.faults.reset();
-        self.gpu.tlb.lock().clear();
         self.window = 0;
         self.invalidation = Invalidation::default();
         self.resetting = true;
@@ -214,7 +215,11 @@ impl Device {
             reg::TLB_PAGES => self.invalidation.pages.set_low(value),
             TLB_PAGES_HIGH => self.invalidation.pages.set_high(value),
             // Done when the write is, so `TLB_STATUS` never reads as busy.
-            reg::TLB_COMMAND => self.invalidation.run(value, &mut self.gpu.tlb.lock()),
+            reg::TLB_COMMAND => {
+                for channel in &self.gpu.channels {
+                    self.invalidation.run(value, &mut channel.tlb.lock());
+                }
+            }
             _ if FAULT_UNIT.contains(&offset) => self.gpu.faults.write(offset, value),
             _ => {
                 if let Some((index, offset)) = self.channel_at(offset) {

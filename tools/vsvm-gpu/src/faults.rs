@@ -194,7 +194,7 @@ impl Faults {
             reg::FAULT_SIZE => state.size = value,
             reg::FAULT_CTRL => state.set_enabled(value & reg::FAULT_CTRL_ENABLE != 0),
             reg::FAULT_GET => state.get = value,
-            reg::FAULT_REPLAY => state.decide(Verdict::Replay, |_| true),
+            reg::FAULT_REPLAY => state.decide(Verdict::Replay, |stall| stall.seq == Some(value)),
             reg::FAULT_CANCEL => state.decide(Verdict::Cancel, |stall| stall.seq == Some(value)),
             _ => {}
         }

@@ -4,28 +4,24 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
 use crate::bus::Bus;
 use crate::channel::Channel;
 use crate::faults::Faults;
 use crate::hw::{CHANNELS, VECTORS};
 use crate::inject::{Inject, Knob, Setting};
-use crate::mmu::Tlb;
 use crate::msix::Msix;
 use crate::vram::Vram;
 
 /// The GPU without the registers that only the server loop needs.
 ///
-/// Lock order: a channel's state or the translation cache, then the fault unit, then the bus or
+/// Lock order: a channel's state or its translation cache, then the fault unit, then the bus or
 /// the interrupts.
 pub(crate) struct Gpu {
     pub(crate) vram: Vram,
     pub(crate) bus: Bus,
     pub(crate) irq: Msix,
-    pub(crate) tlb: Mutex<Tlb>,
     pub(crate) faults: Faults,
-    pub(crate) channels: [Channel; CHANNELS as usize],
+    pub(crate) channels: Box<[Channel]>,
     pub(crate) stats: Stats,
     pub(crate) inject: Inject,
 }
@@ -37,12 +33,8 @@ impl Gpu {
             vram: Vram::new(vram_size)?,
             bus: Bus::default(),
             irq: Msix::new(),
-            tlb: Mutex::new(Tlb::new()),
             faults: Faults::default(),
-            channels: [
-                Channel::new(crate::hw::CHANNEL_COPY),
-                Channel::new(crate::hw::CHANNEL_COMPUTE),
-            ],
+            channels: (0..CHANNELS).map(Channel::new).collect(),
             stats: Stats::default(),
             inject: Inject::new(settings),
         })

@@ -6,10 +6,10 @@
 //! until the driver invalidates it, so a forgotten invalidation shows as wrong data or as a fault
 //! that never ends. It is direct mapped and big enough that entries live long.
 //!
-//! The cache sits behind one lock, which the compute channel holds from the translation to the end
-//! of the access that uses it, a page at most. So when an invalidation got the lock and dropped an
-//! entry, no access that used the entry is still under way. (`parking_lot` gives the lock to
-//! a waiter when its holder keeps coming back.)
+//! Each compute channel has a cache of its own, behind a lock that it holds from the translation to
+//! the end of the access that uses it, a page at most. So when an invalidation got the locks of all
+//! channels, one after the other, and dropped an entry, no access that used the entry is still under
+//! way. (`parking_lot` gives the lock to a waiter when its holder keeps coming back.)
 
 use crate::hw::{
     reg, table_index, Access, FaultReason, Pte, LEVELS, PAGE_SHIFT, PAGE_SIZE, VA_END,
@@ -36,13 +36,19 @@ struct Entry {
     pte: Pte,
 }
 
-/// The translation cache.
+/// A translation cache.
 pub(crate) struct Tlb(Vec<Option<Entry>>);
 
 impl Tlb {
     /// Returns an empty cache.
     pub(crate) fn new() -> Self {
         Self(vec![None; ENTRIES])
+    }
+
+    /// Returns the place for the translation of a page.
+    fn slot(&mut self, root: u64, page: u64) -> Option<&mut Option<Entry>> {
+        let index = usize::try_from((page ^ (root >> PAGE_SHIFT)) % ENTRIES as u64).ok()?;
+        self.0.get_mut(index)
     }
 
     /// Returns where `va` leads in the address space `root` for an access of kind `access`.
@@ -54,10 +60,7 @@ impl Tlb {
         access: Access,
     ) -> Result<Location, FaultReason> {
         let page = va >> PAGE_SHIFT;
-        let slot = usize::try_from((page ^ (root >> PAGE_SHIFT)) % ENTRIES as u64)
-            .ok()
-            .and_then(|index| self.0.get_mut(index))
-            .ok_or(FaultReason::Malformed)?;
+        let slot = self.slot(root, page).ok_or(FaultReason::Malformed)?;
         let pte = match slot {
             Some(entry) if entry.root == root && entry.page == page => entry.pte,
             _ => {
@@ -86,6 +89,19 @@ impl Tlb {
         }
     }
 
+    /// Drops the translations of `pages` pages from `first` in the address space `root`.
+    fn drop_range(&mut self, root: u64, first: u64, pages: u64) {
+        if pages >= ENTRIES as u64 {
+            return self
+                .drop_if(|other, page| other == root && page >= first && page - first < pages);
+        }
+        for page in first..first + pages {
+            if let Some(slot) = self.slot(root, page) {
+                slot.take_if(|entry| entry.root == root && entry.page == page);
+            }
+        }
+    }
+
     /// Drops every translation.
     pub(crate) fn clear(&mut self) {
         self.drop_if(|_, _| true);
@@ -107,9 +123,7 @@ impl Invalidation {
         match command {
             reg::TLB_INVALIDATE_ALL => tlb.clear(),
             reg::TLB_INVALIDATE_ROOT => tlb.drop_if(|root, _| root == self.root),
-            reg::TLB_INVALIDATE_RANGE => tlb.drop_if(|root, page| {
-                root == self.root && page >= first && page - first < self.pages
-            }),
+            reg::TLB_INVALIDATE_RANGE => tlb.drop_range(self.root, first, self.pages),
             _ => {}
         }
     }

@@ -2,7 +2,7 @@
 
 //! Channels: rings of descriptors that the device executes, and their completions.
 //!
-//! [`Channel`] is the part that the copy and the compute channel have in common: it owns the ring,
+//! [`Channel`] is the part that copy and compute channels have in common: it owns the ring,
 //! the completion array and the registers of one channel. The driver names descriptors by their
 //! *fence*, a number that counts up, is never zero and never used twice. Where the ring is being
 //! written is in a [`Cursor`], which the user of the channel keeps under its own lock.
@@ -89,26 +89,40 @@ fn slot(fence: u64) -> usize {
     (fence % u64::from(RING_SIZE)).into_safe_cast_arch()
 }
 
-/// Channel `INDEX` of the device.
-pub(crate) struct Channel<'bound, const INDEX: u32> {
+/// A channel of the device.
+pub(crate) struct Channel<'bound> {
+    index: u32,
     dev: &'bound Device<Bound>,
     regs: Arc<Regs<'bound>>,
     ring: Coherent<[Descriptor]>,
     done: Coherent<[RawDone]>,
 }
 
-impl<'bound, const INDEX: u32> Channel<'bound, INDEX> {
-    const BASE: usize = reg::base(INDEX);
-
-    /// Allocates the ring. The channel has yet to be [enabled](Self::enable).
-    pub(crate) fn new(dev: &'bound Device<Bound>, regs: Arc<Regs<'bound>>) -> Result<Self> {
+impl<'bound> Channel<'bound> {
+    /// Allocates the ring of channel `index`. The channel has yet to be [enabled](Self::enable).
+    pub(crate) fn new(
+        dev: &'bound Device<Bound>,
+        regs: Arc<Regs<'bound>>,
+        index: u32,
+    ) -> Result<Self> {
         let slots = casts::u32_as_usize(RING_SIZE);
         Ok(Self {
+            index,
             dev,
             regs,
             ring: Coherent::zeroed_slice(dev, slots, GFP_KERNEL)?,
             done: Coherent::zeroed_slice(dev, slots, GFP_KERNEL)?,
         })
+    }
+
+    /// Returns the number of the channel.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Returns the offset of a register, given that among the registers of a channel.
+    fn at(&self, register: usize) -> usize {
+        reg::base(self.index) + register
     }
 
     /// Enables the channel, which must be disabled and at rest.
@@ -121,14 +135,13 @@ impl<'bound, const INDEX: u32> Channel<'bound, INDEX> {
         cursor.first = cursor.next.next_multiple_of(u64::from(RING_SIZE));
         cursor.next = cursor.first;
         self.regs
-            .write64(Self::BASE + reg::RING, self.ring.dma_address())?;
+            .write64(self.at(reg::RING), self.ring.dma_address())?;
         self.regs
-            .write64(Self::BASE + reg::DONE, self.done.dma_address())?;
-        self.regs.write_at(Self::BASE + reg::SIZE, RING_SIZE)?;
-        self.regs
-            .write_at(Self::BASE + reg::CTRL, reg::CTRL_ENABLE)?;
-        if self.regs.read_at(Self::BASE + reg::CTRL)? != reg::CTRL_ENABLE {
-            dev_err!(self.dev, "channel {INDEX} does not start\n");
+            .write64(self.at(reg::DONE), self.done.dma_address())?;
+        self.regs.write_at(self.at(reg::SIZE), RING_SIZE)?;
+        self.regs.write_at(self.at(reg::CTRL), reg::CTRL_ENABLE)?;
+        if self.regs.read_at(self.at(reg::CTRL))? != reg::CTRL_ENABLE {
+            dev_err!(self.dev, "channel {} does not start\n", self.index);
             return Err(EIO);
         }
         Ok(())
@@ -142,9 +155,9 @@ impl<'bound, const INDEX: u32> Channel<'bound, INDEX> {
     ///
     /// `ETIMEDOUT` if the channel does not come to rest. A device that has gone is at rest.
     pub(crate) fn disable(&self) -> Result {
-        self.regs.write_at(Self::BASE + reg::CTRL, 0)?;
+        self.regs.write_at(self.at(reg::CTRL), 0)?;
         read_poll_timeout(
-            || self.regs.read_at(Self::BASE + reg::STATUS),
+            || self.regs.read_at(self.at(reg::STATUS)),
             |&status| status & reg::STATUS_BUSY == 0 || self.regs.is_gone(),
             Delta::from_micros(100),
             QUIESCE_TIMEOUT,
@@ -170,7 +183,7 @@ impl<'bound, const INDEX: u32> Channel<'bound, INDEX> {
         let put = (cursor.next - cursor.first) as u32;
         // The descriptor is visible to the device before the doorbell: writes of registers are
         // ordered after writes to coherent memory.
-        self.regs.write_at(Self::BASE + reg::PUT, put)?;
+        self.regs.write_at(self.at(reg::PUT), put)?;
         Ok(fence)
     }
 
@@ -208,7 +221,7 @@ impl<'bound, const INDEX: u32> Channel<'bound, INDEX> {
 
     /// Returns whether the channel waits for the driver to serve a fault.
     pub(crate) fn is_stalled(&self) -> bool {
-        let status = self.regs.read_at(Self::BASE + reg::STATUS);
+        let status = self.regs.read_at(self.at(reg::STATUS));
         status.is_ok_and(|status| status & reg::STATUS_STALLED != 0)
     }
 
@@ -218,9 +231,9 @@ impl<'bound, const INDEX: u32> Channel<'bound, INDEX> {
     ///
     /// `ENODEV` if the device has gone, `EIO` if it has been reset, by whoever may do that.
     pub(crate) fn check(&self) -> Result {
-        let error = self.regs.read_at(Self::BASE + reg::ERROR)?;
+        let error = self.regs.read_at(self.at(reg::ERROR))?;
         if error == ChannelError::None.code() {
-            return match self.regs.read_at(Self::BASE + reg::CTRL)? {
+            return match self.regs.read_at(self.at(reg::CTRL))? {
                 reg::CTRL_ENABLE => Ok(()),
                 _ => Err(EIO),
             };
@@ -228,16 +241,20 @@ impl<'bound, const INDEX: u32> Channel<'bound, INDEX> {
         if self.regs.is_gone() {
             return Err(ENODEV);
         }
-        dev_err!(self.dev, "channel {INDEX} stopped with error {error}\n");
-        self.regs.write_at(Self::BASE + reg::ERROR, 0)
+        dev_err!(
+            self.dev,
+            "channel {} stopped with error {error}\n",
+            self.index
+        );
+        self.regs.write_at(self.at(reg::ERROR), 0)
     }
 }
 
-impl<const INDEX: u32> Drop for Channel<'_, INDEX> {
+impl Drop for Channel<'_> {
     fn drop(&mut self) {
         // The rings are freed next, so the device must have forgotten them.
         if self.disable().is_err() {
-            dev_err!(self.dev, "channel {INDEX} does not stop\n");
+            dev_err!(self.dev, "channel {} does not stop\n", self.index);
         }
     }
 }

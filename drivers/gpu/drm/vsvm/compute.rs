@@ -1,44 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The compute engine: jobs of all clients in one queue.
+//! Compute channels: each address space has one, and with it a queue of jobs of its own.
 //!
 //! A job is named by the first fence of its descriptor. Interrupts only wake those who wait; whoever
-//! holds the lock of the queue first looks at the completion array for jobs that have ended
-//! ([`ComputeEngine::lock`]), so what is seen under the lock is always up to date.
+//! holds the lock of a queue first looks at the completion array for jobs that have ended
+//! ([`ComputeChannel::lock`]), so what is seen under the lock is always up to date.
 //!
 //! # Hangs
 //!
-//! Those who wait also watch ([`ComputeEngine::watch`]): an interrupt may be lost, the engine may
+//! Those who wait also watch ([`ComputeChannel::watch`]): an interrupt may be lost, the engine may
 //! hang in a job, and the device may vanish. A job that hangs fails and the channel is restarted;
 //! those behind it have not begun, and are queued again, with new fences. When the device has gone,
-//! all jobs fail.
+//! all jobs fail. Other channels do not notice.
+//!
+//! # Pauses
+//!
+//! While the device is reset or sleeps, jobs are queued, but not given to it. See
+//! [`super::power`].
 //!
 //! # Locks
 //!
-//! `ComputeEngine::queue` is taken with no other lock of the driver held, and only that of [`Wake`]
-//! is taken inside.
+//! `ComputeChannel::queue` is taken with no other lock of the driver held but those of [`super::power`],
+//! and only that of [`Wake`] is taken inside.
 
-use core::ops::Range;
 use kernel::{
     device::{
         Bound,
         Device, //
     },
     new_mutex,
+    new_spinlock,
     num::casts::{
         self,
         arch::IntoSafeCastArch, //
     },
     prelude::*,
     sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
+        atomic::Relaxed,
         Arc,
         Mutex,
         MutexGuard,
-        SetOnce, //
+        SpinLock, //
     },
     time::{
         msecs_to_jiffies,
@@ -59,12 +61,13 @@ use crate::{
     },
     hw::{
         self,
-        ComputeCommand,
-        ComputeOp,
-        Descriptor,
         Done,
-        Element,
         Status, //
+    },
+    job::{
+        End,
+        Job,
+        Work, //
     },
     regs::Regs,
     stats::Stats, //
@@ -76,102 +79,6 @@ const LOOK_AGAIN: Msecs = 100;
 /// How long a job may run without a fault.
 const HANG_TIMEOUT: Delta = Delta::from_secs(5);
 
-/// How long the jobs of an address space that is going away may take to end.
-const DRAIN_TIMEOUT: Delta = Delta::from_secs(10);
-
-/// What a job is to do. Addresses have been checked.
-pub(crate) struct Work {
-    pub(crate) op: ComputeOp,
-    pub(crate) element: Element,
-    /// VRAM offset of the root page table.
-    pub(crate) root: u64,
-    /// The array that is written.
-    pub(crate) dst: Option<Range<u64>>,
-    /// The arrays that are read.
-    pub(crate) src: [Option<Range<u64>>; 2],
-    pub(crate) count: u64,
-    pub(crate) scalar: u32,
-    /// The pages of its arrays are to be moved to VRAM.
-    pub(crate) to_vram: bool,
-}
-
-impl Work {
-    /// Returns the descriptor.
-    fn encode(&self, fence: u64) -> Descriptor {
-        let start = |array: &Option<Range<u64>>| array.as_ref().map_or(0, |array| array.start);
-        let [a, b] = &self.src;
-        ComputeCommand {
-            op: self.op,
-            element: self.element,
-            irq: true,
-            fence,
-            root: self.root,
-            dst: start(&self.dst),
-            a: start(a),
-            b: start(b),
-            count: self.count,
-            scalar: self.scalar,
-        }
-        .encode()
-    }
-}
-
-/// How a job ended.
-#[derive(Clone, Copy)]
-pub(crate) struct End {
-    pub(crate) status: Result,
-    pub(crate) result: u64,
-    pub(crate) fault_addr: u64,
-}
-
-impl End {
-    const fn failed(error: Error) -> Self {
-        Self {
-            status: Err(error),
-            result: 0,
-            fault_addr: 0,
-        }
-    }
-}
-
-/// A job in the queue, or one that has ended.
-pub(crate) struct Job {
-    work: Work,
-    /// Fence of its descriptor.
-    fence: Atomic<u64>,
-    /// Why a fault of the job could not be resolved.
-    fault: SetOnce<Error>,
-    end: SetOnce<End>,
-}
-
-impl Job {
-    /// Returns the array that contains `va`, which the job will access from there on, and whether
-    /// it will write to it.
-    pub(crate) fn access(&self, va: u64) -> Option<(Range<u64>, bool)> {
-        let page = va..va + hw::PAGE_SIZE;
-        let overlaps = |array: &&Range<u64>| array.start < page.end && page.start < array.end;
-        if let Some(array) = self.work.dst.as_ref().filter(overlaps) {
-            return Some((array.clone(), true));
-        }
-        let mut arrays = self.work.src.iter().flatten();
-        arrays.find(overlaps).map(|array| (array.clone(), false))
-    }
-
-    /// Returns whether pages are to be moved to VRAM when the job faults on them.
-    pub(crate) fn wants_vram(&self) -> bool {
-        self.work.to_vram
-    }
-
-    /// Tells why a fault could not be resolved, before the fault is cancelled.
-    pub(crate) fn set_fault(&self, error: Error) {
-        self.fault.populate(error);
-    }
-
-    fn finish(&self, end: End) {
-        self.end.populate(end);
-    }
-}
-
 /// The jobs that have not ended.
 struct Queue {
     cursor: Cursor,
@@ -181,8 +88,20 @@ struct Queue {
     jobs: KVec<Option<Arc<Job>>>,
     /// When the oldest job began, or faulted.
     progress: Instant<Monotonic>,
-    /// The channel could not be stopped after it hung, so it must not be used any more.
-    dead: bool,
+    state: State,
+}
+
+/// Whether the channel takes jobs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It is enabled.
+    Running,
+    /// It is disabled and will be enabled; jobs are kept.
+    Paused,
+    /// It could not be stopped after it hung, or not be started, so it must not be used any more.
+    Dead,
+    /// The address space is being destroyed.
+    Closed,
 }
 
 impl Queue {
@@ -197,38 +116,118 @@ impl Queue {
             *slot = job;
         }
     }
+
+    fn is_empty(&self) -> bool {
+        self.oldest == self.cursor.next()
+    }
+
+    /// Removes the oldest job, if there is one. The engine must be done with it.
+    fn pop(&mut self) -> Option<Arc<Job>> {
+        let job = self.job(self.oldest).cloned()?;
+        self.set_job(self.oldest, None);
+        self.oldest += 1;
+        Some(job)
+    }
+
+    /// Ends all jobs. The engine must be stopped.
+    fn fail_all(&mut self, error: Error) {
+        while let Some(job) = self.pop() {
+            job.finish(End::failed(error));
+        }
+    }
 }
 
-/// The compute engine.
+/// What the compute channels of a device share.
 #[pin_data]
-pub(crate) struct ComputeEngine<'bound> {
+pub(crate) struct ComputeUnit<'bound> {
     dev: &'bound Device<Bound>,
+    regs: Arc<Regs<'bound>>,
     stats: Arc<Stats>,
-    channel: Channel<'bound, { hw::CHANNEL_COMPUTE }>,
-    /// The device goes away: there are no new jobs.
-    stopping: Atomic<bool>,
+    /// A bit for each compute channel that is in use.
     #[pin]
-    queue: Mutex<Queue>,
+    used: SpinLock<u32>,
     #[pin]
     wake: Wake,
 }
 
-impl HasWake for ComputeEngine<'_> {
+const _: () = assert!(hw::COMPUTE_CHANNELS <= u32::BITS);
+
+impl HasWake for ComputeUnit<'_> {
     fn wake(&self) -> &Wake {
         &self.wake
     }
 }
 
-impl<'bound> ComputeEngine<'bound> {
-    /// Sets up the channel.
+impl<'bound> ComputeUnit<'bound> {
+    /// Creates a unit none of whose channels is in use.
     pub(crate) fn new(
         dev: &'bound Device<Bound>,
         regs: Arc<Regs<'bound>>,
         stats: Arc<Stats>,
     ) -> Result<Arc<Self>> {
-        let channel = Channel::new(dev, regs)?;
-        let mut cursor = Cursor::new();
-        channel.enable(&mut cursor)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                dev,
+                regs,
+                stats,
+                used <- new_spinlock!(0, "ComputeUnit::used"),
+                wake <- Wake::new(),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Takes a channel that is not in use.
+    fn claim(self: &Arc<Self>) -> Result<Claim<'bound>> {
+        let mut used = self.used.lock();
+        let index = used.trailing_ones();
+        if index >= hw::COMPUTE_CHANNELS {
+            return Err(ENOSPC);
+        }
+        *used |= 1 << index;
+        Ok(Claim {
+            unit: self.clone(),
+            index,
+        })
+    }
+}
+
+/// The right to use a compute channel.
+struct Claim<'bound> {
+    unit: Arc<ComputeUnit<'bound>>,
+    index: u32,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        *self.unit.used.lock() &= !(1 << self.index);
+    }
+}
+
+/// A compute channel.
+#[pin_data]
+pub(crate) struct ComputeChannel<'bound> {
+    unit: Arc<ComputeUnit<'bound>>,
+    channel: Channel<'bound>,
+    #[pin]
+    queue: Mutex<Queue>,
+    // Dropped after the channel has been stopped.
+    _claim: Claim<'bound>,
+}
+
+impl<'bound> ComputeChannel<'bound> {
+    /// Sets up a channel that is not in use. It is paused.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` if all channels are in use.
+    pub(crate) fn new(
+        unit: Arc<ComputeUnit<'bound>>,
+    ) -> Result<impl PinInit<Self, Error> + use<'bound>> {
+        let claim = unit.claim()?;
+        let index = hw::CHANNEL_COMPUTE + claim.index;
+        let channel = Channel::new(unit.dev, unit.regs.clone(), index)?;
+        let cursor = Cursor::new();
 
         let mut jobs = KVec::with_capacity(casts::u32_as_usize(RING_SIZE), GFP_KERNEL)?;
         for _ in 0..RING_SIZE {
@@ -239,35 +238,25 @@ impl<'bound> ComputeEngine<'bound> {
             cursor,
             jobs,
             progress: Instant::now(),
-            dead: false,
+            state: State::Paused,
         };
-        Arc::pin_init(
-            pin_init!(Self {
-                dev,
-                stats,
-                channel,
-                stopping: Atomic::new(false),
-                queue <- new_mutex!(queue, "ComputeEngine::queue"),
-                wake <- Wake::new(),
-            }),
-            GFP_KERNEL,
-        )
+        Ok(try_pin_init!(Self {
+            unit,
+            channel,
+            queue <- new_mutex!(queue, "ComputeChannel::queue"),
+            _claim: claim,
+        }))
     }
 
     /// Takes the lock of the queue and removes the jobs that have ended.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         let mut queue = self.queue.lock();
-        while queue.oldest != queue.cursor.next() {
-            let fence = queue.oldest;
-            let Some(done) = self.channel.completion(fence) else {
+        while let Some(done) = self.channel.completion(queue.oldest) {
+            let Some(job) = queue.pop() else {
                 break;
             };
-            if let Some(job) = queue.job(fence) {
-                job.finish(self.end_of(job, done));
-                self.stats.jobs.add(1);
-            }
-            queue.set_job(fence, None);
-            queue.oldest += 1;
+            job.finish(self.end_of(&job, done));
+            self.unit.stats.jobs.add(1);
             queue.progress = Instant::now();
         }
         queue
@@ -281,8 +270,8 @@ impl<'bound> ComputeEngine<'bound> {
         };
         let status = match done.status {
             Status::Ok => Ok(()),
-            // Without an error nobody knew of the fault: the buffer was off, after a reset.
-            Status::Fault => Err(job.fault.copy().unwrap_or(EIO)),
+            // Without an error nobody knew of the fault: the buffer was off.
+            Status::Fault => Err(job.fault().unwrap_or(EIO)),
             Status::BadCommand => {
                 // It is not well, and if it has gone that will be noticed elsewhere.
                 let _ = self.channel.check();
@@ -302,52 +291,42 @@ impl<'bound> ComputeEngine<'bound> {
     /// # Errors
     ///
     /// - `EBUSY`: the ring is full.
-    /// - `EIO`: the engine does not work.
+    /// - `EIO`: the channel does not work.
     /// - `ENODEV`: the device goes away.
     pub(crate) fn submit(&self, work: Work) -> Result<(u64, Arc<Job>)> {
-        let job = Arc::new(
-            Job {
-                work,
-                fence: Atomic::new(0),
-                fault: SetOnce::new(),
-                end: SetOnce::new(),
-            },
-            GFP_KERNEL,
-        )?;
+        let job = Job::new(work)?;
         let mut queue = self.lock();
-        if self.stopping.load(Relaxed) {
-            return Err(ENODEV);
-        }
-        if queue.dead {
-            return Err(EIO);
+        match queue.state {
+            State::Running | State::Paused => (),
+            State::Dead => return Err(EIO),
+            State::Closed => return Err(ENODEV),
         }
         if queue.cursor.next() - queue.oldest >= u64::from(RING_SIZE) {
             return Err(EBUSY);
         }
-        if queue.oldest == queue.cursor.next() {
+        if queue.is_empty() {
             queue.progress = Instant::now();
         }
         self.post(&mut queue, job.clone())?;
         Ok((job.fence.load(Relaxed), job))
     }
 
-    /// Gives a job to the engine, which must have room for it.
+    /// Gives a job to the engine, which must have room for it. While the channel is paused that has no
+    /// effect but to put it in the queue.
     fn post(&self, queue: &mut Queue, job: Arc<Job>) -> Result {
         let fence = queue.cursor.next();
         job.fence.store(fence, Relaxed);
         // The job must be there before the GPU can fault.
         queue.set_job(fence, Some(job.clone()));
-        let encode = |fence| job.work.encode(fence);
+        let encode = |fence| job.encode(fence);
         self.channel.post(&mut queue.cursor, encode).map(|_| ())
     }
 
-    /// Returns the job of address space `root` that has faulted: the one that the engine is
-    /// executing, if it is one.
-    pub(crate) fn faulting(&self, root: u64) -> Option<Arc<Job>> {
+    /// Returns the job that has faulted: the one that the engine is executing.
+    pub(crate) fn faulting(&self) -> Option<Arc<Job>> {
         let mut queue = self.lock();
         queue.progress = Instant::now();
-        let job = queue.job(queue.oldest)?;
-        (job.work.root == root).then(|| job.clone())
+        queue.job(queue.oldest).cloned()
     }
 
     /// Waits until a job has ended, but not beyond `deadline`, in nanoseconds of the monotonic clock.
@@ -358,19 +337,11 @@ impl<'bound> ComputeEngine<'bound> {
     ///
     /// - `ETIME`: it has not.
     /// - `ERESTARTSYS`: a signal arrived.
-    /// - `ENODEV`: the device goes away, and the job did not end although it was cancelled.
     pub(crate) fn wait_for(&self, job: &Job, deadline: i64, poke: impl Fn()) -> Result<End> {
-        let mut stopping = None;
         loop {
             drop(self.lock());
-            if let Some(end) = job.end.copy() {
+            if let Some(end) = job.end() {
                 return Ok(end);
-            }
-            if self.stopping.load(Relaxed) {
-                let since = stopping.get_or_insert_with(Instant::<Monotonic>::now);
-                if since.elapsed() > DRAIN_TIMEOUT {
-                    return Err(ENODEV);
-                }
             }
             let left = deadline.saturating_sub(Instant::<Monotonic>::now().as_nanos());
             if left <= 0 {
@@ -378,9 +349,8 @@ impl<'bound> ComputeEngine<'bound> {
             }
             let left = Delta::from_nanos(left).as_millis_ceil();
             let turn = Msecs::try_from(left).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
-            let rest = self.wake.wait_interruptible(msecs_to_jiffies(turn), || {
-                self.channel.is_done(job.fence.load(Relaxed)) || job.end.as_ref().is_some()
-            })?;
+            let wake = &self.unit.wake;
+            let rest = wake.wait_interruptible(msecs_to_jiffies(turn), || self.has_ended(job))?;
             if rest == 0 {
                 poke();
                 self.watch();
@@ -388,96 +358,135 @@ impl<'bound> ComputeEngine<'bound> {
         }
     }
 
-    /// Waits until no job of address space `root` is left.
-    ///
-    /// Nothing may be mapped there any more, and faults must be cancelled, so that jobs end soon.
-    /// If they do not, it is because of a job of another that is executed before them; that fails.
-    /// For `poke` see [`Self::wait_for`].
-    pub(crate) fn drain(&self, root: u64, poke: impl Fn()) {
-        let mut start = Instant::<Monotonic>::now();
-        while let Some(job) = self.last_of(root) {
-            let rest = self.wake.wait(msecs_to_jiffies(LOOK_AGAIN), || {
-                self.channel.is_done(job.fence.load(Relaxed))
-            });
-            if rest == 0 {
-                poke();
-                self.watch();
-            }
-            if start.elapsed() > DRAIN_TIMEOUT {
-                self.restart(self.lock(), EIO);
-                start = Instant::now();
-            }
-        }
+    /// Returns whether a job has ended, or the next look at the queue will end it. Does not sleep.
+    fn has_ended(&self, job: &Job) -> bool {
+        self.channel.is_done(job.fence.load(Relaxed)) || job.end().is_some()
     }
 
-    /// Returns the last job of an address space.
-    fn last_of(&self, root: u64) -> Option<Arc<Job>> {
-        let queue = self.lock();
-        let mut fences = (queue.oldest..queue.cursor.next()).rev();
-        fences.find_map(|fence| {
-            let job = queue.job(fence).filter(|job| job.work.root == root);
-            job.cloned()
-        })
-    }
-
-    /// Looks after the engine when nothing has been heard of it for a while.
+    /// Looks after the channel when nothing has been heard of it for a while.
     fn watch(&self) {
-        let well = self.channel.check();
-        let stalled = self.channel.is_stalled();
         let mut queue = self.lock();
-        if queue.oldest == queue.cursor.next() {
+        if queue.is_empty() || queue.state != State::Running {
             return;
         }
-        if let Err(error) = well {
+        if let Err(error) = self.channel.check() {
             self.restart(queue, error);
-        } else if stalled {
+        } else if self.channel.is_stalled() {
             queue.progress = Instant::now();
         } else if queue.progress.elapsed() > HANG_TIMEOUT {
             self.restart(queue, EIO);
         }
     }
 
-    /// Makes the engine usable again. The oldest job fails with `error`, the others are queued
-    /// again; if the engine cannot be used, they fail too.
+    /// Makes the channel usable again after it hung. The oldest job fails with `error`, the others are
+    /// queued again; if the channel cannot be used, they fail too.
     fn restart(&self, mut queue: MutexGuard<'_, Queue>, error: Error) {
-        let count = queue.cursor.next() - queue.oldest;
-        if count == 0 {
-            return;
-        }
-        dev_err!(self.dev, "compute engine does not answer, restarting it\n");
-        let stopped = self.channel.disable();
-        let oldest = queue.oldest;
-        if let Some(job) = queue.job(oldest) {
+        dev_err!(
+            self.unit.dev,
+            "channel {} does not answer, restarting it\n",
+            self.channel.index()
+        );
+        self.halt(&mut queue, error);
+        self.start(&mut queue, error);
+        drop(queue);
+        self.unit.wake.wake();
+    }
+
+    /// Stops the engine. The job that it is executing fails with `error`.
+    fn halt(&self, queue: &mut Queue, error: Error) {
+        queue.state = match self.channel.disable() {
+            Ok(()) => State::Paused,
+            Err(_) => State::Dead,
+        };
+        if let Some(job) = queue.pop() {
             job.finish(End::failed(error));
         }
-        queue.set_job(oldest, None);
+    }
 
-        // The channel begins with slot 0, and so do the jobs that are left.
-        let index: usize = ((oldest + 1) % u64::from(RING_SIZE)).into_safe_cast_arch();
+    /// Starts the engine, if it is paused, and gives it all jobs of the queue, with new fences. If it
+    /// does not start they fail with `error`.
+    fn start(&self, queue: &mut Queue, error: Error) {
+        if queue.state != State::Paused {
+            return queue.fail_all(error);
+        }
+        let count = queue.cursor.next() - queue.oldest;
+        let index: usize = (queue.oldest % u64::from(RING_SIZE)).into_safe_cast_arch();
+        if self.channel.enable(&mut queue.cursor).is_err() {
+            queue.state = State::Dead;
+            return queue.fail_all(error);
+        }
+        // The channel begins with slot 0, and so do the jobs.
         queue.jobs.rotate_left(index);
-        let enabled = stopped.and_then(|()| self.channel.enable(&mut queue.cursor));
         queue.oldest = queue.cursor.next();
         queue.progress = Instant::now();
-        queue.dead = enabled.is_err();
-        if queue.dead {
-            dev_err!(self.dev, "compute engine cannot be restarted\n");
-        }
+        queue.state = State::Running;
 
-        for fence in queue.oldest..queue.oldest + (count - 1) {
+        for fence in queue.oldest..queue.oldest + count {
             let Some(job) = queue.job(fence).cloned() else {
                 continue;
             };
-            if queue.dead || self.post(&mut queue, job.clone()).is_err() {
+            if self.post(queue, job.clone()).is_err() {
                 queue.set_job(fence, None);
                 job.finish(End::failed(error));
             }
         }
-        drop(queue);
-        self.wake.wake();
     }
 
-    /// Refuses new jobs, since the device goes away.
-    pub(crate) fn stop(&self) {
-        self.stopping.store(true, Relaxed);
+    /// Keeps the channel from being used until [`Self::resume`] is called. A job that is being executed
+    /// fails with `EIO`.
+    pub(crate) fn pause(&self) {
+        let mut queue = self.lock();
+        if queue.state == State::Running {
+            self.halt(&mut queue, EIO);
+        }
+        drop(queue);
+        self.unit.wake.wake();
+    }
+
+    /// Starts the channel, if it is paused.
+    pub(crate) fn resume(&self) {
+        let mut queue = self.lock();
+        if queue.state == State::Paused {
+            self.start(&mut queue, EIO);
+        }
+    }
+
+    /// Waits until the queue is empty, but no longer than `timeout`. Returns whether it is.
+    ///
+    /// For `poke` see [`Self::wait_for`].
+    pub(crate) fn drain(&self, timeout: Delta, poke: impl Fn()) -> bool {
+        let start = Instant::<Monotonic>::now();
+        loop {
+            let queue = self.lock();
+            let Some(job) = queue.job(queue.oldest).cloned() else {
+                return true;
+            };
+            drop(queue);
+            if start.elapsed() > timeout {
+                return false;
+            }
+            let wake = &self.unit.wake;
+            if wake.wait(msecs_to_jiffies(LOOK_AGAIN), || self.has_ended(&job)) == 0 {
+                poke();
+                self.watch();
+            }
+        }
+    }
+
+    /// Cancels all jobs, and takes no more. The engine accesses nothing on behalf of this address space
+    /// when the function returns.
+    pub(crate) fn close(&self) {
+        let mut queue = self.lock();
+        if self.channel.disable().is_err() {
+            dev_err!(
+                self.unit.dev,
+                "channel {} does not stop\n",
+                self.channel.index()
+            );
+        }
+        queue.state = State::Closed;
+        queue.fail_all(ECANCELED);
+        drop(queue);
+        self.unit.wake.wake();
     }
 }

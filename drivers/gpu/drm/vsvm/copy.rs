@@ -12,7 +12,8 @@
 //! nothing in here may wait for them in turn: all memory is allocated in advance, no lock is held
 //! that anything of memory management is called with, signals are ignored, and the device has
 //! [`TIMEOUT`] to answer. Then the channel is restarted and gets a second chance, for nothing is
-//! lost yet; after that the copy is reported as failed.
+//! lost yet; after that the copy is reported as failed. Only while somebody resets the function do
+//! copies wait longer: until that is over.
 //!
 //! # Locks
 //!
@@ -34,12 +35,14 @@ use kernel::{
         Io, //
     },
     mm::folio::Folio,
+    new_condvar,
     new_mutex,
     num::casts,
     prelude::*,
     processor::cpu_relax,
     sync::{
         Arc,
+        CondVar,
         Mutex, //
     },
     time::{
@@ -104,6 +107,8 @@ struct State<'bound> {
     ids: KVec<usize>,
     /// The channel could not be stopped after a timeout, so it must not be used any more.
     dead: bool,
+    /// The device is being reset, or sleeps.
+    paused: bool,
 }
 
 /// The copy engine.
@@ -111,10 +116,13 @@ struct State<'bound> {
 pub(crate) struct CopyEngine<'bound> {
     dev: &'bound Device<Bound>,
     stats: Arc<Stats>,
-    channel: Channel<'bound, { hw::CHANNEL_COPY }>,
+    channel: Channel<'bound>,
     list: Coherent<[RawSegment]>,
     #[pin]
     state: Mutex<State<'bound>>,
+    /// Tells of the end of a pause.
+    #[pin]
+    resumed: CondVar,
     #[pin]
     wake: Wake,
 }
@@ -132,7 +140,7 @@ impl<'bound> CopyEngine<'bound> {
         regs: Arc<Regs<'bound>>,
         stats: Arc<Stats>,
     ) -> Result<Arc<Self>> {
-        let channel = Channel::new(dev, regs)?;
+        let channel = Channel::new(dev, regs, hw::CHANNEL_COPY)?;
         let mut cursor = Cursor::new();
         channel.enable(&mut cursor)?;
         let state = State {
@@ -140,6 +148,7 @@ impl<'bound> CopyEngine<'bound> {
             mapped: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             ids: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             dead: false,
+            paused: false,
         };
         Arc::pin_init(
             try_pin_init!(Self {
@@ -148,6 +157,7 @@ impl<'bound> CopyEngine<'bound> {
                 channel,
                 list: Coherent::zeroed_slice(dev, BATCH, GFP_KERNEL)?,
                 state <- new_mutex!(state, "CopyEngine::state"),
+                resumed <- new_condvar!("CopyEngine::resumed"),
                 wake <- Wake::new(),
             }),
             GFP_KERNEL,
@@ -167,6 +177,9 @@ impl<'bound> CopyEngine<'bound> {
         mut failed: impl FnMut(usize),
     ) {
         let mut state = self.state.lock();
+        while state.paused {
+            self.resumed.wait(&mut state);
+        }
         for piece in pieces {
             if state.ids.len() == BATCH {
                 self.flush(&mut state, op, &mut failed);
@@ -278,6 +291,20 @@ impl<'bound> CopyEngine<'bound> {
                 Err(EIO)
             }
         }
+    }
+
+    /// Waits for the copy under way, and keeps others waiting until [`Self::resume`] is called.
+    pub(crate) fn pause(&self) {
+        self.state.lock().paused = true;
+    }
+
+    /// Starts the engine after the device has been reset, and lets copies go on.
+    pub(crate) fn resume(&self) {
+        let mut state = self.state.lock();
+        state.dead = self.channel.enable(&mut state.cursor).is_err();
+        state.paused = false;
+        drop(state);
+        self.resumed.notify_all();
     }
 
     /// Makes a channel that hangs usable again.

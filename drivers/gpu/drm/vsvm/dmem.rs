@@ -169,6 +169,14 @@ impl<'bound> DeviceMemory<'bound> {
         }
     }
 
+    /// Sends all pages back, and returns whether none has stayed.
+    ///
+    /// Context: process context, sleeps, with no locks held.
+    pub(crate) fn evict_all(&self) -> bool {
+        self.make_room(self.pagemap.pages());
+        self.available() == self.size()
+    }
+
     /// Sends the pages with some indices back, wherever they are mapped. Pages that cannot be moved
     /// now stay.
     ///

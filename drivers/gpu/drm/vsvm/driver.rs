@@ -7,15 +7,15 @@
 //! The fields of [`VsvmData`] are dropped in the order in which they are declared, and each needs
 //! those after it:
 //!
-//! 1. before anything is dropped, no more jobs are accepted and all address spaces are closed: jobs
-//!    fault and end, and so do those who wait for them, since ioctls are waited for next;
+//! 1. before anything is dropped, all address spaces are closed: jobs are cancelled, and so those who
+//!    wait for them return, since ioctls are waited for next;
 //! 2. the DRM device is unregistered, so there are no more ioctls;
-//! 3. all address spaces are destroyed: the last jobs end, for which faults must still be serviced;
-//! 4. the fault handler goes;
-//! 5. VRAM is given back: all pages come back to system memory, which needs the copy engine and its
+//! 3. the fault handler goes, which waits until no fault is being served: the last users of address
+//!    spaces go with it;
+//! 4. VRAM is given back: all pages come back to system memory, which needs the copy engine and its
 //!    interrupt;
-//! 6. the other interrupts and the engines go, each of which stops its channel;
-//! 7. the registers are unmapped.
+//! 5. the other interrupts and the copy engine go, which stops its channel;
+//! 6. the registers are unmapped.
 
 use kernel::{
     device::{
@@ -48,7 +48,7 @@ use kernel::{
 
 use crate::{
     channel::WakeHandler,
-    compute::ComputeEngine,
+    compute::ComputeUnit,
     copy::CopyEngine,
     dmem::DeviceMemory,
     fault::{
@@ -58,12 +58,11 @@ use crate::{
     file::File,
     hw,
     mmu::Mmu,
+    power,
     regs::Regs,
+    spaces::SvmTable,
     stats::Stats,
-    svm::{
-        SvmTable,
-        Units, //
-    },
+    svm::Units,
     vram::Layout, //
 };
 
@@ -73,23 +72,12 @@ pub(crate) struct VsvmDriver;
 /// Convenience type alias for the DRM device type of this driver.
 pub(crate) type VsvmDevice<Ctx = drm::Normal> = drm::Device<VsvmDriver, Ctx>;
 
-/// What ioctls work with.
+/// What ioctls work with; see the head of the file for the order of the fields.
+#[derive(Clone)]
 pub(crate) struct Gpu<'bound> {
-    pub(crate) units: Units<'bound>,
-    pub(crate) spaces: Arc<SvmTable<'bound>>,
     pub(crate) faults: Arc<FaultThread<'bound>>,
-}
-
-/// The address spaces; destroys all of them when dropped.
-struct Spaces<'bound> {
-    table: Arc<SvmTable<'bound>>,
-    faults: Arc<FaultThread<'bound>>,
-}
-
-impl Drop for Spaces<'_> {
-    fn drop(&mut self) {
-        self.table.destroy_all(|| self.faults.wake_thread());
-    }
+    pub(crate) spaces: Arc<SvmTable<'bound>>,
+    pub(crate) units: Units<'bound>,
 }
 
 /// Logs what the device has done when dropped.
@@ -109,11 +97,9 @@ type WakeIrq<'bound, T> = Pin<KBox<irq::Registration<'bound, WakeHandler<T>>>>;
 /// Everything a bound device has; see the head of the file for the order of the fields.
 pub(crate) struct VsvmData<'bound> {
     _registration: drm::Registration<'bound, VsvmDriver>,
-    spaces: Spaces<'bound>,
-    _fault_irq: Arc<FaultThread<'bound>>,
-    units: Units<'bound>,
+    gpu: Gpu<'bound>,
     _summary: Summary<'bound>,
-    _compute_irq: WakeIrq<'bound, ComputeEngine<'bound>>,
+    _compute_irq: WakeIrq<'bound, ComputeUnit<'bound>>,
     _copy_irq: WakeIrq<'bound, CopyEngine<'bound>>,
     _vectors: KBox<IrqVectorRegistration<'bound>>,
 }
@@ -151,6 +137,8 @@ impl pci::Driver for VsvmDriver {
     type IdInfo = ();
     type Data<'bound> = VsvmData<'bound>;
     const ID_TABLE: pci::IdTable<Self::IdInfo> = &PCI_TABLE;
+    const HANDLES_RESET: bool = true;
+    const HANDLES_SLEEP: bool = true;
 
     fn probe<'bound>(
         pdev: &'bound pci::Device<Core<'_>>,
@@ -177,18 +165,21 @@ impl pci::Driver for VsvmDriver {
         let stats = Arc::new(Stats::default(), GFP_KERNEL)?;
         let copy = CopyEngine::new(dev, regs.clone(), stats.clone())?;
         let copy_irq = wake_irq(vector, hw::VECTOR_COPY, c"vsvm-copy", copy.clone())?;
-        let compute = ComputeEngine::new(dev, regs.clone(), stats.clone())?;
+        let compute = ComputeUnit::new(dev, regs.clone(), stats.clone())?;
         let compute_irq = wake_irq(vector, hw::VECTOR_COMPUTE, c"vsvm-compute", compute.clone())?;
 
         let units = Units {
             dev,
             stats: stats.clone(),
             mmu: Mmu::new(dev, regs.clone(), copy.clone(), layout)?,
-            memory: DeviceMemory::new(dev, copy, layout, stats)?,
+            memory: DeviceMemory::new(dev, copy.clone(), layout, stats)?,
+            regs,
+            copy,
             compute,
         };
         let spaces = SvmTable::new()?;
-        let handler = FaultHandler::new(regs, units.clone(), spaces.clone());
+        // SAFETY: The handler is part of the registration below.
+        let handler = unsafe { FaultHandler::new(units.clone(), spaces.clone()) };
         let request = vector.index(casts::u32_as_usize(hw::VECTOR_FAULT))?.into();
         let flags = irq::Flags::TRIGGER_NONE;
         // SAFETY: All references are stored in `VsvmData` and never forgotten.
@@ -196,32 +187,27 @@ impl pci::Driver for VsvmDriver {
         let fault_irq = Arc::pin_init(fault_irq, GFP_KERNEL)?;
 
         let drm = drm::UnregisteredDevice::<Self>::new(pdev, Ok(()))?;
-        let gpu = Gpu {
-            units: units.clone(),
-            spaces: spaces.clone(),
-            faults: fault_irq.clone(),
-        };
-        dev_info!(
-            dev,
-            "{} MiB of VRAM for programs\n",
-            units.memory.size() >> 20
-        );
-        let spaces = Spaces {
-            table: spaces,
-            faults: fault_irq.clone(),
-        };
         let summary = Summary {
             dev,
             stats: units.stats.clone(),
         };
+        let gpu = Gpu {
+            faults: fault_irq,
+            spaces,
+            units,
+        };
+        dev_info!(
+            dev,
+            "{} MiB of VRAM for programs\n",
+            gpu.units.memory.size() >> 20
+        );
+        let data = Ok::<_, Error>(gpu.clone());
         // SAFETY: The registration is stored in `VsvmData` and never forgotten.
-        let registration = unsafe { drm::Registration::new(dev, drm, Ok::<_, Error>(gpu), 0)? };
+        let registration = unsafe { drm::Registration::new(dev, drm, data, 0)? };
 
         Ok(VsvmData {
             _registration: registration,
-            spaces,
-            _fault_irq: fault_irq,
-            units,
+            gpu,
             _summary: summary,
             _compute_irq: compute_irq,
             _copy_irq: copy_irq,
@@ -230,8 +216,29 @@ impl pci::Driver for VsvmDriver {
     }
 
     fn unbind<'bound>(_pdev: &'bound pci::Device<Core<'_>>, this: Pin<&VsvmData<'bound>>) {
-        this.units.compute.stop();
-        this.spaces.table.close_all();
+        this.gpu.spaces.close_all();
+    }
+
+    fn reset_prepare<'bound>(_pdev: &'bound pci::Device<Core<'_>>, this: Pin<&VsvmData<'bound>>) {
+        power::stop(&this.gpu);
+    }
+
+    fn reset_done<'bound>(_pdev: &'bound pci::Device<Core<'_>>, this: Pin<&VsvmData<'bound>>) {
+        power::start(&this.gpu);
+    }
+
+    fn suspend<'bound>(
+        _pdev: &'bound pci::Device<Core<'_>>,
+        this: Pin<&VsvmData<'bound>>,
+    ) -> Result {
+        power::suspend(&this.gpu)
+    }
+
+    fn resume<'bound>(
+        _pdev: &'bound pci::Device<Core<'_>>,
+        this: Pin<&VsvmData<'bound>>,
+    ) -> Result {
+        power::resume(&this.gpu)
     }
 }
 

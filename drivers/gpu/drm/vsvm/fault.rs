@@ -2,13 +2,12 @@
 
 //! Faults of the GPU.
 //!
-//! When the GPU finds no translation it writes an entry to the fault buffer, raises an interrupt
-//! and stalls. The handler is a kernel thread, since resolving a fault sleeps: it may read from
-//! disk or wait for the copy engine. It makes the page reachable and lets the GPU try again, or
-//! cancels the fault, which fails the job.
+//! When an engine finds no translation it writes an entry to the fault buffer, raises an interrupt
+//! and stalls. The interrupt's thread only reads the entries and hands each to its address space, which
+//! serves it in a work queue; see [`super::svm`].
 //!
 //! The interrupt may get lost: those who wait for jobs wake the thread now and then. An entry may be
-//! garbage: then the GPU tries again and writes a new one.
+//! garbage: then the engine tries again and writes a new one.
 
 use kernel::{
     device::{
@@ -32,7 +31,8 @@ use kernel::{
         },
         Arc,
         Mutex, //
-    }, //
+    },
+    workqueue::ScopedQueue, //
 };
 
 use crate::{
@@ -42,11 +42,8 @@ use crate::{
         RawFault, //
     },
     regs::Regs,
-    svm::{
-        Scratch,
-        SvmTable,
-        Units, //
-    }, //
+    spaces::SvmTable,
+    svm::Units, //
 };
 
 /// Entries of the fault buffer.
@@ -59,24 +56,24 @@ const GARBAGE_MAX: u32 = 8;
 pub(crate) type FaultThread<'bound> = irq::ThreadedRegistration<'bound, FaultHandler<'bound>>;
 
 /// What is used by the handler only.
-struct State<'bound> {
+struct State {
     /// Sequence number of the newest entry that was read.
     last: u32,
     /// How many entries before it were garbage, without one in between that was not.
     garbage: u32,
-    scratch: Scratch<'bound>,
 }
 
 /// The fault buffer and its handler.
 #[pin_data(PinnedDrop)]
 pub(crate) struct FaultHandler<'bound> {
-    regs: Arc<Regs<'bound>>,
+    /// Where faults are served. Dropped first, since the work uses the rest.
+    queue: ScopedQueue<'bound>,
     units: Units<'bound>,
     spaces: Arc<SvmTable<'bound>>,
     buffer: Coherent<[RawFault]>,
-    /// Taken by the handler thread only, outside of all other locks.
+    /// Taken outside of all other locks but those of [`super::power`].
     #[pin]
-    state: Mutex<State<'bound>>,
+    state: Mutex<State>,
 }
 
 impl<'bound> FaultHandler<'bound> {
@@ -85,24 +82,22 @@ impl<'bound> FaultHandler<'bound> {
     /// # Errors
     ///
     /// `EIO` if the device refuses it.
-    pub(crate) fn new(
-        regs: Arc<Regs<'bound>>,
+    ///
+    /// # Safety
+    ///
+    /// The destructor must run before the device is unbound.
+    pub(crate) unsafe fn new(
         units: Units<'bound>,
         spaces: Arc<SvmTable<'bound>>,
     ) -> impl PinInit<Self, Error> + 'bound {
         try_pin_init!(Self {
-            buffer: Self::enable(units.dev, &regs)?,
+            // SAFETY: The destructor of the handler, and with it that of the queue, runs in time, as
+            // the caller makes sure.
+            queue: unsafe { ScopedQueue::new(c"vsvm-fault")? },
+            buffer: Self::enable(units.dev, &units.regs)?,
             units,
             spaces,
-            regs,
-            state <- new_mutex!(
-                State {
-                    last: 0,
-                    garbage: 0,
-                    scratch: Scratch::new()?,
-                },
-                "FaultHandler::state"
-            ),
+            state <- new_mutex!(State { last: 0, garbage: 0 }, "FaultHandler::state"),
         })
     }
 
@@ -124,11 +119,9 @@ impl<'bound> FaultHandler<'bound> {
         Ok(())
     }
 
-    /// Enables the buffer again if the device has been reset, by whoever may do that.
-    fn revive(&self, last: &mut u32) {
-        if self.regs.read::<{ reg::FAULT_CTRL }>() != 0 {
-            return;
-        }
+    /// Enables the buffer again after the device has been reset. If that fails, faults fail jobs.
+    pub(crate) fn restart(&self) {
+        let mut state = self.state.lock();
         for slot in 0..casts::u32_as_usize(BUFFER_SIZE) {
             let clear = || -> Result {
                 io_project!(&self.buffer, [try: slot]).copy_write(RawFault::default());
@@ -137,9 +130,8 @@ impl<'bound> FaultHandler<'bound> {
             // All slots exist.
             let _ = clear();
         }
-        *last = 0;
-        // If it fails, faults fail jobs.
-        let _ = Self::start(self.units.dev, &self.regs, &self.buffer);
+        state.last = 0;
+        let _ = Self::start(self.units.dev, &self.units.regs, &self.buffer);
     }
 
     /// Returns the entry with sequence number `seq`, if the device has written it.
@@ -155,65 +147,43 @@ impl<'bound> FaultHandler<'bound> {
         Ok(Some(io_project!(&self.buffer, [try: slot]).copy_read()))
     }
 
-    /// Resolves a fault.
-    fn resolve(&self, fault: &Fault, scratch: &mut Scratch<'bound>) -> Result {
-        let svm = self.spaces.by_root(fault.root).ok_or(ECANCELED)?;
-        let job = self.units.compute.faulting(fault.root);
-        let result = svm.fault(fault.va, fault.access, job.as_deref(), scratch);
-        if let (Err(error), Some(job)) = (result, &job) {
-            job.set_fault(error);
+    /// Finds somebody to serve the fault with sequence number `seq`.
+    fn dispatch(&self, seq: u32, raw: &RawFault, garbage: &mut u32) {
+        let regs = &self.units.regs;
+        let Ok(fault) = Fault::decode(raw) else {
+            dev_err!(
+                self.units.dev,
+                "malformed entry {seq} in the fault buffer\n"
+            );
+            *garbage += 1;
+            return if *garbage < GARBAGE_MAX {
+                regs.write::<{ reg::FAULT_REPLAY }>(seq)
+            } else {
+                regs.write::<{ reg::FAULT_CANCEL }>(seq)
+            };
+        };
+        *garbage = 0;
+        match self.spaces.by_root(fault.root) {
+            Some(svm) => svm.has_faulted(fault, &self.queue),
+            // It is being destroyed.
+            None => regs.write::<{ reg::FAULT_CANCEL }>(seq),
         }
-        result
     }
 }
 
 impl irq::ThreadedHandler for FaultHandler<'_> {
     fn handle_threaded(&self) -> irq::IrqReturn {
         let mut state = self.state.lock();
-        let State {
-            last,
-            garbage,
-            scratch,
-        } = &mut *state;
-        let mut replay = false;
-        let before = *last;
+        let State { last, garbage } = &mut *state;
         loop {
             let seq = last.wrapping_add(1);
             let Ok(Some(raw)) = self.read(seq) else {
                 break;
             };
             *last = seq;
-            self.regs.write::<{ reg::FAULT_GET }>(seq);
+            self.units.regs.write::<{ reg::FAULT_GET }>(seq);
             self.units.stats.gpu_faults.add(1);
-
-            let resolved = match Fault::decode(&raw) {
-                Ok(fault) => {
-                    *garbage = 0;
-                    self.resolve(&fault, scratch)
-                }
-                Err(_) => {
-                    dev_err!(
-                        self.units.dev,
-                        "malformed entry {seq} in the fault buffer\n"
-                    );
-                    *garbage += 1;
-                    if *garbage < GARBAGE_MAX {
-                        Ok(())
-                    } else {
-                        Err(EIO)
-                    }
-                }
-            };
-            match resolved {
-                Ok(()) => replay = true,
-                Err(_) => self.regs.write::<{ reg::FAULT_CANCEL }>(seq),
-            }
-        }
-        if *last == before {
-            self.revive(last);
-        }
-        if replay {
-            self.regs.write::<{ reg::FAULT_REPLAY }>(1);
+            self.dispatch(seq, &raw, garbage);
         }
         irq::IrqReturn::Handled
     }
@@ -224,7 +194,7 @@ impl PinnedDrop for FaultHandler<'_> {
     fn drop(self: Pin<&mut Self>) {
         // Cancels all faults that are waiting. The read makes sure that the device has got it before
         // the buffer is freed.
-        self.regs.write::<{ reg::FAULT_CTRL }>(0);
-        self.regs.read::<{ reg::FAULT_CTRL }>();
+        self.units.regs.write::<{ reg::FAULT_CTRL }>(0);
+        self.units.regs.read::<{ reg::FAULT_CTRL }>();
     }
 }

@@ -21,7 +21,6 @@ use kernel::{
 };
 
 use crate::{
-    compute::Work,
     driver::{
         Gpu,
         VsvmDevice,
@@ -32,6 +31,7 @@ use crate::{
         ComputeOp,
         Element, //
     },
+    job::Work,
     migrate::{
         self,
         Counts,
@@ -66,10 +66,7 @@ impl drm::file::DriverFile for File {
     fn close(self: Pin<&Self>, device: &VsvmDevice<drm::Ioctl>) {
         // If the device has gone, so has the address space.
         if let (Some(id), Some(guard)) = (self.svm.copy(), device.registration_guard()) {
-            guard.registration_data_with(|gpu| {
-                let poke = || gpu.faults.wake_thread();
-                gpu.spaces.destroy(id, poke);
-            });
+            guard.registration_data_with(|gpu| gpu.spaces.destroy(id));
         }
     }
 
@@ -139,7 +136,7 @@ impl File {
         let id = gpu.spaces.create(mm, gpu.units.clone())?;
         if !file.svm.populate(id) {
             // Another thread was faster.
-            gpu.spaces.destroy(id, || gpu.faults.wake_thread());
+            gpu.spaces.destroy(id);
             return Err(EBUSY);
         }
         args.va_end = hw::VA_END;
@@ -194,7 +191,7 @@ impl File {
         let task = current!();
         svm.check_owner(task.mm().ok_or(EPERM)?)?;
         work.root = svm.root();
-        args.job = svm.add_job(|| gpu.units.compute.submit(work))?;
+        args.job = svm.add_job(|| svm.channel.submit(work))?;
         Ok(0)
     }
 
@@ -210,9 +207,8 @@ impl File {
         }
         let svm = Self::svm(gpu, file)?;
         let job = svm.job(args.job)?;
-        let end = gpu
-            .units
-            .compute
+        let end = svm
+            .channel
             .wait_for(&job, args.timeout_ns, || gpu.faults.wake_thread())?;
         if !svm.remove_job(args.job) {
             // Another thread has got the answer.

@@ -34,9 +34,12 @@
 //! Clearing [`channel::CTRL_ENABLE`] abandons the descriptor being executed; once
 //! [`channel::STATUS_BUSY`] reads as zero the channel makes no further access to any memory.
 //!
+//! Channel 0 copies ([`CopyCommand`]). The others compute ([`ComputeCommand`]); each is an engine of
+//! its own, and they work at the same time.
+//!
 //! # Address spaces and faults
 //!
-//! The compute channel works on virtual addresses, translated by the table whose root each
+//! Compute channels work on virtual addresses, translated by the table whose root each
 //! descriptor names ([`Pte`]). Translations are cached, and a cached translation is used as it is
 //! until it is invalidated: after any change to a *present* entry, also to grant more, invalidate
 //! it. Entries that are not present are never cached. When [`reg::TLB_STATUS_BUSY`] reads as zero
@@ -73,25 +76,27 @@ pub(crate) const WINDOW_OFFSET: usize = 0x1_0000;
 pub(crate) const WINDOW_SIZE: usize = 0x1_0000;
 
 /// Version of this interface, as read from [`reg::VERSION`].
-pub(crate) const INTERFACE_VERSION: u32 = 1;
+pub(crate) const INTERFACE_VERSION: u32 = 2;
 /// Value of [`reg::ID`]: "VSVM". All ones instead means that the device has gone.
 pub(crate) const ID_MAGIC: u32 = 0x5653_564d;
 
 /// MSI-X vector raised when an entry was added to the fault buffer.
 pub(crate) const VECTOR_FAULT: u32 = 0;
-/// MSI-X vector of the copy channel; the vector of channel `n` is `n + 1`.
+/// MSI-X vector of the copy channel.
 pub(crate) const VECTOR_COPY: u32 = 1;
-/// MSI-X vector of the compute channel.
+/// MSI-X vector of all compute channels.
 pub(crate) const VECTOR_COMPUTE: u32 = 2;
 /// Number of MSI-X vectors.
 pub(crate) const VECTORS: u32 = 3;
 
 /// The copy channel: physical addresses only, so it never faults.
 pub(crate) const CHANNEL_COPY: u32 = 0;
-/// The compute channel.
+/// The first compute channel.
 pub(crate) const CHANNEL_COMPUTE: u32 = 1;
+/// Number of compute channels.
+pub(crate) const COMPUTE_CHANNELS: u32 = 31;
 /// Number of channels.
-pub(crate) const CHANNELS: u32 = 2;
+pub(crate) const CHANNELS: u32 = CHANNEL_COMPUTE + COMPUTE_CHANNELS;
 
 /// Size of a page of VRAM, of a translation and of a page table.
 pub(crate) const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
@@ -156,11 +161,12 @@ pub(crate) mod reg {
     /// Read/write, 32 bits: sequence number of the newest entry that the driver has read and the
     /// device may overwrite.
     pub(crate) const FAULT_GET: usize = 0x054;
-    /// Write only, 32 bits: any value makes every stalled channel repeat its translation. One
-    /// that fails again adds a new entry.
+    /// Write only, 32 bits: sequence number of a fault; the channel stalled on exactly this one
+    /// repeats its translation, and adds a new entry if that fails again. Ignored when there is
+    /// none, as after a replay.
     pub(crate) const FAULT_REPLAY: usize = 0x058;
     /// Write only, 32 bits: sequence number of a fault; the channel stalled on exactly this one
-    /// fails its descriptor. Ignored when there is none, as after a replay.
+    /// fails its descriptor. Ignored when there is none.
     pub(crate) const FAULT_CANCEL: usize = 0x05c;
 
     /// Read only, 64 bits: bytes of data (not rings and lists) read from guest memory.

@@ -16,9 +16,15 @@
 //! 2. the update lock of `Svm::notifier`: no allocation, no copy, nothing of 1. inside;
 //! 3. `Mmu::unit` and `Mmu::tables`, spinlocks.
 //!
-//! `CopyEngine::state` may be taken inside of 1., but not of 2. `Svm::jobs` is outside of
-//! `ComputeEngine::queue`; these two have nothing to do with the others. `SvmTable::list` is outside
-//! of 2.
+//! `CopyEngine::state` may be taken inside of 1., but not of 2. `Svm::scratch` is outside of all, and
+//! held while a fault is served, for as long as that takes. `Svm::jobs` and `SvmTable::list` are outside
+//! of `ComputeChannel::queue`, `SvmTable::list` also of 2.; nothing of 1. is taken inside of these three.
+//!
+//! # Faults
+//!
+//! Serving a fault waits for whoever provides the page: a disk, a frozen file system, a program that
+//! uses userfaultfd. So each address space does it in work of its own, and none keeps others waiting.
+//! Its engine executes one job at a time, so there is never more than one fault.
 
 use core::ops::Range;
 use kernel::{
@@ -61,17 +67,32 @@ use kernel::{
     time::{
         msecs_to_jiffies,
         Msecs, //
+    },
+    workqueue::{
+        impl_has_work,
+        new_work,
+        ScopedQueue,
+        Work,
+        WorkItem, //
     }, //
 };
 
 use crate::{
     compute::{
-        ComputeEngine,
-        Job, //
+        ComputeChannel,
+        ComputeUnit, //
     },
-    copy::BATCH,
+    copy::{
+        CopyEngine,
+        BATCH, //
+    },
     dmem::DeviceMemory,
-    hw,
+    hw::{
+        self,
+        reg,
+        Fault, //
+    },
+    job::Job,
     migrate,
     mmu::Mmu,
     page_table::{
@@ -80,6 +101,7 @@ use crate::{
         Target, //
     },
     range,
+    regs::Regs,
     stats::Stats, //
 };
 
@@ -104,10 +126,12 @@ impl Invalidate for PageTable<'_> {
 #[derive(Clone)]
 pub(crate) struct Units<'bound> {
     pub(crate) dev: &'bound Device<Bound>,
+    pub(crate) regs: Arc<Regs<'bound>>,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) copy: Arc<CopyEngine<'bound>>,
     pub(crate) mmu: Arc<Mmu<'bound>>,
     pub(crate) memory: Arc<DeviceMemory<'bound>>,
-    pub(crate) compute: Arc<ComputeEngine<'bound>>,
+    pub(crate) compute: Arc<ComputeUnit<'bound>>,
 }
 
 /// Memory for looking at pages and mapping them, allocated in advance.
@@ -164,12 +188,35 @@ pub(crate) struct Svm<'bound> {
     #[pin]
     jobs: Mutex<Jobs>,
     #[pin]
+    pub(crate) channel: ComputeChannel<'bound>,
+    /// The fault that is to be served.
+    #[pin]
+    pending: Mutex<Option<Fault>>,
+    /// What serving it takes.
+    #[pin]
+    scratch: Mutex<Scratch<'bound>>,
+    #[pin]
+    work: Work<Self>,
+    // Dropped when the channel has been stopped.
+    #[pin]
     pub(crate) notifier: IntervalNotifier<PageTable<'bound>>,
+}
+
+impl_has_work! {
+    impl{'bound} HasWork<Self> for Svm<'bound> { self.work }
+}
+
+impl WorkItem for Svm<'_> {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.serve();
+    }
 }
 
 impl<'bound> Svm<'bound> {
     /// Creates the address space `id` for the process that has `mm`.
-    fn new(id: u64, mm: &MmWithUser, units: Units<'bound>) -> Result<Arc<Self>> {
+    pub(crate) fn new(id: u64, mm: &MmWithUser, units: Units<'bound>) -> Result<Arc<Self>> {
         let table = PageTable::new(units.dev, units.mmu.clone())?;
         let jobs = Jobs {
             tree: RBTree::new(),
@@ -180,9 +227,13 @@ impl<'bound> Svm<'bound> {
             try_pin_init!(Self {
                 id,
                 root: table.root(),
+                channel <- ComputeChannel::new(units.compute.clone())?,
                 units,
                 cred: Credential::current(),
                 jobs <- new_mutex!(jobs, "Svm::jobs"),
+                pending <- new_mutex!(None, "Svm::pending"),
+                scratch <- new_mutex!(Scratch::new()?, "Svm::scratch"),
+                work <- new_work!("Svm::work"),
                 // SAFETY: An `Svm` is owned by the open file and the list of address spaces of the
                 // device, which do not forget it.
                 notifier <- unsafe {
@@ -191,6 +242,11 @@ impl<'bound> Svm<'bound> {
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// Returns the number of the address space.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// Returns the VRAM offset of the root page table.
@@ -245,6 +301,40 @@ impl<'bound> Svm<'bound> {
         known
     }
 
+    /// Takes note of a fault, and has it served in `queue`.
+    ///
+    /// A fault that is being served meanwhile is one that the engine has forgotten.
+    pub(crate) fn has_faulted(self: Arc<Self>, fault: Fault, queue: &ScopedQueue<'bound>) {
+        *self.pending.lock() = Some(fault);
+        // If it is in the queue already, it has not looked yet.
+        let _ = queue.enqueue(self);
+    }
+
+    /// Serves the fault that is pending: lets the engine try again, or cancels the fault, which fails the
+    /// job.
+    fn serve(&self) {
+        let Some(fault) = self.pending.lock().take() else {
+            return;
+        };
+        let job = self.channel.faulting();
+        let result = self.fault(
+            fault.va,
+            fault.access,
+            job.as_deref(),
+            &mut self.scratch.lock(),
+        );
+        let Err(error) = result else {
+            return self.units.regs.write::<{ reg::FAULT_REPLAY }>(fault.seq);
+        };
+        // Unless the engine has gone on to another job.
+        if let (Some(job), Some(now)) = (job, self.channel.faulting()) {
+            if Arc::ptr_eq(&job, &now) {
+                job.set_fault(error);
+            }
+        }
+        self.units.regs.write::<{ reg::FAULT_CANCEL }>(fault.seq);
+    }
+
     /// Makes the page at `va` reachable for the GPU after it faulted there, and while at it others
     /// that `job` is going to access.
     ///
@@ -255,7 +345,7 @@ impl<'bound> Svm<'bound> {
     /// - `EFAULT`: the process may not access the page in this way.
     /// - `ECANCELED`: the process exits, or the file is being closed.
     /// - others: the page could not be made reachable.
-    pub(crate) fn fault(
+    fn fault(
         &self,
         va: u64,
         access: hw::Access,
@@ -266,12 +356,13 @@ impl<'bound> Svm<'bound> {
         // Should this be the last user of the address space, its end must not be our job.
         let mm = MmWithUser::into_mmput_async(mm);
 
-        // A file system that allocates blocks asks who wants them: quota, and blocks kept for root.
-        self.cred
-            .with(|| self.fault_as_owner(&mm, va, access, job, scratch))
+        // A file system that allocates blocks asks who wants them: quota, and blocks kept for root. The
+        // page cache asks whose memory it is.
+        let as_owner = || self.fault_as_owner(&mm, va, access, job, scratch);
+        self.cred.with(|| mm.charge(as_owner))
     }
 
-    /// The part of [`Svm::fault`] that is done with the program's credentials.
+    /// The part of [`Svm::fault`] that is done as if the program did it.
     fn fault_as_owner(
         &self,
         mm: &MmWithUser,
@@ -416,97 +507,16 @@ impl<'bound> Svm<'bound> {
     }
 
     /// Takes the address space away from the GPU: its jobs are cancelled, and when the function
-    /// returns, the GPU uses neither its pages nor its page table. `poke` makes the fault handler
-    /// look for faults.
-    fn shut_down(&self, poke: impl Fn()) {
+    /// returns, the GPU uses neither its pages nor its page table.
+    pub(crate) fn shut_down(&self) {
+        self.channel.close();
         self.notifier.update_lock().lock().close();
-        self.units.compute.drain(self.root, poke);
-    }
-}
-
-/// The address spaces of a device.
-#[pin_data]
-pub(crate) struct SvmTable<'bound> {
-    #[pin]
-    list: Mutex<List<'bound>>,
-}
-
-struct List<'bound> {
-    next_id: u64,
-    spaces: KVec<Arc<Svm<'bound>>>,
-}
-
-impl<'bound> SvmTable<'bound> {
-    /// Creates a table without address spaces.
-    pub(crate) fn new() -> Result<Arc<Self>> {
-        let list = List {
-            next_id: 1,
-            spaces: KVec::new(),
-        };
-        Arc::pin_init(
-            pin_init!(Self {
-                list <- new_mutex!(list, "SvmTable::list"),
-            }),
-            GFP_KERNEL,
-        )
     }
 
-    /// Creates an address space for the process that has `mm` and returns its number.
-    ///
-    /// # Errors
-    ///
-    /// `ENOSPC` if no VRAM is left for its page table; `ENOMEM`, `EINTR` as said.
-    pub(crate) fn create(&self, mm: &MmWithUser, units: Units<'bound>) -> Result<u64> {
-        let id = {
-            let mut list = self.list.lock();
-            list.next_id += 1;
-            list.next_id - 1
-        };
-        let svm = Svm::new(id, mm, units)?;
-        self.list.lock().spaces.push(svm, GFP_KERNEL)?;
-        Ok(id)
-    }
-
-    /// Returns the address space with a number.
-    pub(crate) fn by_id(&self, id: u64) -> Option<Arc<Svm<'bound>>> {
-        let list = self.list.lock();
-        list.spaces.iter().find(|svm| svm.id == id).cloned()
-    }
-
-    /// Returns the address space with a root page table.
-    pub(crate) fn by_root(&self, root: u64) -> Option<Arc<Svm<'bound>>> {
-        let list = self.list.lock();
-        list.spaces.iter().find(|svm| svm.root == root).cloned()
-    }
-
-    /// Removes an address space; the GPU no longer uses it when the function returns.
-    ///
-    /// `poke` makes the fault handler look for faults.
-    pub(crate) fn destroy(&self, id: u64, poke: impl Fn()) {
-        let svm = {
-            let mut list = self.list.lock();
-            let index = list.spaces.iter().position(|svm| svm.id == id);
-            index.and_then(|index| list.spaces.remove(index).ok())
-        };
-        if let Some(svm) = svm {
-            svm.shut_down(poke);
-        }
-    }
-
-    /// Closes all address spaces: whatever the GPU still wants to access there fails.
-    pub(crate) fn close_all(&self) {
-        for svm in &self.list.lock().spaces {
-            svm.notifier.update_lock().lock().close();
-        }
-    }
-
-    /// Removes all address spaces, as [`Self::destroy`].
-    pub(crate) fn destroy_all(&self, poke: impl Fn()) {
-        loop {
-            let Some(svm) = self.list.lock().spaces.pop() else {
-                break;
-            };
-            svm.shut_down(&poke);
-        }
+    /// Unmaps everything from the GPU, and gives all page tables back but the root, which is empty then.
+    /// What the GPU still needs is mapped again when it faults.
+    pub(crate) fn forget(&self) {
+        self.scratch.lock().reserve = Reserve::new();
+        self.notifier.update_lock().lock().clear();
     }
 }

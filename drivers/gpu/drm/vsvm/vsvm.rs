@@ -8,13 +8,15 @@
 //! | file | what |
 //! |---|---|
 //! | `driver` | probing, and what is taken down in which order |
+//! | `power` | resets of the function, and sleep |
 //! | `file`, `range` | ioctls, and checks of their arguments |
 //! | `regs`, `channel`, `hw` | registers, rings, the hardware interface |
 //! | `copy` | the copy engine, which never faults and that memory management may wait for |
-//! | `compute` | jobs of programs |
+//! | `job`, `compute` | jobs of programs, and the channels that execute them |
 //! | `vram`, `dmem` | free VRAM; VRAM as memory for pages of programs and files |
 //! | `mmu`, `page_table` | page tables of the GPU, TLB |
-//! | `svm`, `fault` | the address space of a process on the GPU, faults of the GPU |
+//! | `svm`, `spaces` | the address space of a process on the GPU, and all of them |
+//! | `fault` | the fault buffer |
 //! | `migrate` | moving pages on behalf of a program |
 //!
 //! The order of locks is in `svm`. Documentation is in `Documentation/gpu/vsvm.rst`.
@@ -27,11 +29,14 @@ mod driver;
 mod fault;
 mod file;
 mod hw;
+mod job;
 mod migrate;
 mod mmu;
 mod page_table;
+mod power;
 mod range;
 mod regs;
+mod spaces;
 mod stats;
 mod svm;
 mod vram;

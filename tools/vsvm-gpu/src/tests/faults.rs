@@ -57,7 +57,7 @@ fn each_page_is_done_once() {
         );
         // A replay in vain faults again.
         rig.write32(reg::FAULT_GET, seq);
-        rig.write32(reg::FAULT_REPLAY, 1);
+        rig.write32(reg::FAULT_REPLAY, seq);
         assert_eq!(
             rig.wait_fault(seq + 1),
             fault(seq + 1, index, FaultReason::NotPresent)
@@ -69,7 +69,7 @@ fn each_page_is_done_once() {
         );
         assert_eq!(rig.poll(CHANNEL_COMPUTE, job), None);
         rig.write32(reg::FAULT_GET, seq + 1);
-        rig.write32(reg::FAULT_REPLAY, 1);
+        rig.write32(reg::FAULT_REPLAY, seq + 1);
     }
     assert_eq!(rig.wait(CHANNEL_COMPUTE, job).status, Status::Ok);
     for index in 0..3 {
@@ -121,7 +121,7 @@ fn read_and_write_rights() {
     rig.write32(reg::FAULT_REPLAY, 1);
     assert_eq!(rig.wait_fault(2), fault(2, 0, FaultReason::ReadOnly));
     rig.invalidate();
-    rig.write32(reg::FAULT_REPLAY, 1);
+    rig.write32(reg::FAULT_REPLAY, 2);
     assert_eq!(rig.wait(CHANNEL_COMPUTE, job).status, Status::Ok);
     // A read that faults says so.
     sum.a = VA + PAGE_SIZE;
@@ -177,7 +177,7 @@ fn nothing_is_written_after_an_invalidation() {
         until(|| {
             let seq = rig.read32(reg::FAULT_PUT);
             rig.write32(reg::FAULT_GET, seq);
-            rig.write32(reg::FAULT_REPLAY, 1);
+            rig.write32(reg::FAULT_REPLAY, seq);
             rig.poll(CHANNEL_COMPUTE, job).is_some()
         });
         assert_eq!(rig.wait(CHANNEL_COMPUTE, job).status, Status::Ok);
@@ -195,7 +195,7 @@ fn a_full_buffer_waits_for_room() {
     let job = rig.submit(CHANNEL_COMPUTE, &increment(1).encode());
     for seq in 1..=FAULT_SLOTS {
         rig.wait_fault(seq);
-        rig.write32(reg::FAULT_REPLAY, 1);
+        rig.write32(reg::FAULT_REPLAY, seq);
     }
     // Stalled without an entry; a replay changes nothing about that.
     std::thread::sleep(std::time::Duration::from_millis(5));
@@ -268,4 +268,51 @@ fn a_broken_table_is_reported_and_can_be_repaired() {
     rig.set_pte(VA, Pte::vram(VDATA, true));
     rig.write32(reg::FAULT_REPLAY, 1);
     assert_eq!(rig.wait(CHANNEL_COMPUTE, job).status, Status::Ok);
+}
+
+/// A channel that is stalled, hangs or is disabled leaves the others alone.
+#[test]
+fn channels_work_at_the_same_time() {
+    let mut rig = Rig::new();
+    let other = CHANNELS - 1;
+    let stalled = rig.submit(CHANNEL_COMPUTE, &increment(1).encode());
+    rig.wait_fault(1);
+    let fill = ComputeCommand {
+        dst: VA + PAGE_SIZE,
+        count: 4,
+        scalar: 7,
+        irq: true,
+        ..command(ComputeOp::Fill)
+    };
+    rig.set_pte(VA + PAGE_SIZE, Pte::vram(VDATA + PAGE_SIZE, true));
+    assert_eq!(rig.run(other, &fill.encode()).status, Status::Ok);
+    rig.events[VECTOR_COMPUTE as usize].wait();
+    assert_eq!(rig.poll(CHANNEL_COMPUTE, stalled), None);
+    // A replay or cancellation of another fault is not for it.
+    rig.write32(reg::FAULT_REPLAY, 2);
+    rig.write32(reg::FAULT_CANCEL, 2);
+    assert_eq!(rig.run(other, &fill.encode()).status, Status::Ok);
+    assert_eq!(rig.read32(reg::FAULT_PUT), 1);
+
+    rig.write32(CHANNEL + channel::CTRL, 0);
+    rig.wait_status(CHANNEL_COMPUTE, 0);
+    assert_eq!(rig.run(other, &fill.encode()).status, Status::Ok);
+}
+
+/// An invalidation reaches the translations of all channels.
+#[test]
+fn channels_forget_together() {
+    let mut rig = Rig::new();
+    rig.set_pte(VA, Pte::vram(VDATA, true));
+    for index in CHANNEL_COMPUTE..CHANNELS {
+        rig.run(index, &increment(1).encode());
+    }
+    rig.set_pte(VA, Pte::vram(VDATA + PAGE_SIZE, true));
+    rig.run(CHANNELS - 1, &increment(1).encode());
+    rig.invalidate();
+    for index in CHANNEL_COMPUTE..CHANNELS {
+        rig.run(index, &increment(1).encode());
+    }
+    assert!(page(&rig, 0) == all(COMPUTE_CHANNELS + 1));
+    assert!(page(&rig, 1) == all(COMPUTE_CHANNELS));
 }

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Resets of the function, and sleep.
+//!
+//! Somebody may reset the function while the GPU works: VRAM keeps its contents, but all else begins
+//! anew. So the engines are stopped before and started afterwards. Jobs that have not begun wait, one
+//! that was being executed fails; copies are not disturbed.
+//!
+//! Before the machine goes to sleep, when no program runs any more, the GPU finishes what it has to do,
+//! and all pages come back, for VRAM may lose its contents. If either is not possible, the machine does
+//! not go to sleep.
+//!
+//! # Locks
+//!
+//! Those of the address spaces, of the copy engine and of the fault handler are taken one after the
+//! other, none inside another.
+
+use kernel::{
+    prelude::*,
+    time::Delta, //
+};
+
+use crate::driver::Gpu;
+
+/// How long jobs may keep the machine from going to sleep.
+const DRAIN_TIMEOUT: Delta = Delta::from_secs(10);
+
+/// How often to try to send pages back, some of which may be in use for a moment.
+const ATTEMPTS: usize = 10;
+
+/// Stops everything.
+pub(crate) fn stop(gpu: &Gpu<'_>) {
+    gpu.spaces.pause();
+    gpu.units.copy.pause();
+}
+
+/// Starts everything again, after `prepare` when only the copy engine works.
+///
+/// # Errors
+///
+/// `ENODEV` or `ETIMEDOUT` if the device does not come back; then jobs and copies fail.
+fn start_with(gpu: &Gpu<'_>, prepare: impl FnOnce()) -> Result {
+    let reset = gpu.units.regs.reset();
+    gpu.units.copy.resume();
+    prepare();
+    gpu.faults.handler().restart();
+    gpu.spaces.resume();
+    reset.inspect_err(|_| dev_err!(gpu.units.dev, "the device does not come back\n"))
+}
+
+/// Undoes [`stop`].
+pub(crate) fn start(gpu: &Gpu<'_>) {
+    // Whoever uses the device will notice.
+    let _ = start_with(gpu, || ());
+}
+
+/// Finishes all jobs, brings all pages back and stops everything.
+///
+/// # Errors
+///
+/// `EBUSY` if a job does not end, or a page does not move.
+pub(crate) fn suspend(gpu: &Gpu<'_>) -> Result {
+    let spaces = gpu.spaces.all()?;
+    let poke = || gpu.faults.wake_thread();
+    if !spaces
+        .iter()
+        .all(|svm| svm.channel.drain(DRAIN_TIMEOUT, poke))
+    {
+        dev_err!(gpu.units.dev, "a job does not end\n");
+        return Err(EBUSY);
+    }
+    for svm in &spaces {
+        svm.forget();
+    }
+    if !(0..ATTEMPTS).any(|_| gpu.units.memory.evict_all()) {
+        dev_err!(gpu.units.dev, "pages do not leave VRAM\n");
+        return Err(EBUSY);
+    }
+    stop(gpu);
+    Ok(())
+}
+
+/// Undoes [`suspend`].
+///
+/// # Errors
+///
+/// `ENOMEM`, or those of a device that does not come back.
+pub(crate) fn resume(gpu: &Gpu<'_>) -> Result {
+    let spaces = gpu.spaces.all()?;
+    // The root page tables may contain anything.
+    start_with(gpu, || spaces.iter().for_each(|svm| svm.forget()))
+}

@@ -24,7 +24,7 @@ help:
 	@echo 'MEM=<size>            memory of the guest (default 2G)'
 	@echo 'ACCEL=kvm             use KVM; default is tcg, as /dev/kvm does not work everywhere it exists'
 	@echo 'TESTS="cow thp"       categories of upstream-tests instead of all'
-	@echo 'GPU=0                 boot without the GPU; GPU_ARGS="..." are options of its model'
+	@echo 'GPU=<n>               number of GPUs (default 1; 2 for make test); GPU_ARGS="..." are options of their model'
 
 demo test upstream-tests kernel run shell:
 	@tools/sysroot/make-sysroot.sh

@@ -21,7 +21,7 @@ kernel) ;;
 run | shell | demo) tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests gpufsx" ;;
 test)
 	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests gpufsx devcache-check"
-	export CONFIG="${CONFIG:-test}"
+	export CONFIG="${CONFIG:-test}" GPU="${GPU:-2}"
 	patience=1
 	[ "$CONFIG" != kasan ] || patience=4
 	;;

@@ -22,8 +22,16 @@ const ROOT: &str = "/devcache/root";
 /// How the guest mounts what never changes while it runs.
 const READ_ONLY: &str = "trans=virtio,version=9p2000.L,msize=262144,cache=loose";
 
+/// Property of a virtio device that keeps its state while the machine sleeps.
+const AWAKE: &str = "x-pcie-pm-no-soft-reset=on";
+
 /// QEMU with everything the run needs, not started yet.
-pub fn command(args: &Args, disks: &Disks, console: &Path, gpu: Option<&Path>) -> Command {
+pub fn command<'a>(
+    args: &Args,
+    disks: &Disks,
+    console: &Path,
+    gpus: impl Iterator<Item = &'a Path>,
+) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
     let mut add = |option: &str, value: String| {
         qemu.arg(format!("-{option}")).arg(value);
@@ -64,9 +72,26 @@ pub fn command(args: &Args, disks: &Disks, console: &Path, gpu: Option<&Path>) -
         add("device", "virtconsole,chardev=tty,nr=4".to_owned());
     }
 
+    let mut chassis = 1;
+    // The guest's driver of such folders does not set them up again when the machine has slept. Behind
+    // ports they say that they do not need that.
     let mut folder = |tag: &str, path: &Path, readonly: &str| {
         let path = path.display();
-        add("virtfs", format!("local,path={path},mount_tag={tag},security_model=passthrough,multidevs=remap{readonly}"));
+        add(
+            "fsdev",
+            format!(
+                "local,id={tag},path={path},security_model=passthrough,multidevs=remap{readonly}"
+            ),
+        );
+        add(
+            "device",
+            format!("pcie-root-port,id=port-{tag},chassis={chassis}"),
+        );
+        add(
+            "device",
+            format!("virtio-9p-pci,fsdev={tag},mount_tag={tag},bus=port-{tag},{AWAKE}"),
+        );
+        chassis += 1;
     };
     folder("root", Path::new(ROOT), ",readonly=on");
     folder("guest", &args.guest, ",readonly=on");
@@ -83,7 +108,7 @@ pub fn command(args: &Args, disks: &Disks, console: &Path, gpu: Option<&Path>) -
         );
         add("device", format!("virtio-blk-pci,drive=disk{number}"));
     }
-    if let Some(socket) = gpu {
+    for socket in gpus {
         // A reply that is later than the limit would end the link for good.
         let socket = format!(r#"{{"type":"unix","path":"{}"}}"#, socket.display());
         add(

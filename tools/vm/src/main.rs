@@ -55,11 +55,11 @@ struct Args {
     #[arg(long, env = "ACCEL", value_enum, default_value_t = Accel::Tcg)]
     accel: Accel,
 
-    /// Whether the GPU is there: 1 or 0.
-    #[arg(long, env = "GPU", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
+    /// Number of GPUs.
+    #[arg(long, env = "GPU", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=4))]
     gpu: u8,
 
-    /// Options for the GPU model.
+    /// Options for the model of each GPU.
     #[arg(long, env = "GPU_ARGS", default_value = "", allow_hyphen_values = true)]
     gpu_args: String,
 

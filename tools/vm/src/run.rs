@@ -67,9 +67,10 @@ pub fn run(args: &Args) -> Result<u8> {
         .suffix(".log")
         .tempfile_in(cache.path("log"))?;
 
-    let gpu = (args.gpu == 1).then(|| start_gpu(args, &log)).transpose()?;
-    let socket = gpu.as_ref().map(|(_, socket)| socket.as_path());
-    let mut qemu = machine::command(args, &disks, console.path(), socket);
+    let gpus = (0..args.gpu).map(|number| start_gpu(args, number, &log));
+    let gpus = gpus.collect::<Result<Vec<_>>>()?;
+    let sockets = gpus.iter().map(|(_, socket)| socket.as_path());
+    let mut qemu = machine::command(args, &disks, console.path(), sockets);
     let ended = Run::start(&mut qemu, args, &log)?.wait(args, &interrupted);
 
     let text = String::from_utf8_lossy(&fs::read(console.path())?).into_owned();
@@ -111,7 +112,7 @@ fn prepare_guest_folder(args: &Args) -> Result<()> {
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
     let flags = [
         ("cmd", args.command.as_deref()),
-        ("gpu", (args.gpu == 1).then_some("")),
+        ("gpu", (args.gpu != 0).then_some("")),
         ("share", args.share.as_ref().map(|_| "")),
     ];
     for (name, content) in flags {
@@ -122,9 +123,10 @@ fn prepare_guest_folder(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Starts the GPU model and waits until it listens: QEMU connects once.
-fn start_gpu(args: &Args, log: &Log) -> Result<(Owned, PathBuf)> {
-    let socket = std::env::temp_dir().join(format!("vsvm-gpu-{}.sock", std::process::id()));
+/// Starts a GPU model and waits until it listens: QEMU connects once.
+fn start_gpu(args: &Args, number: u8, log: &Log) -> Result<(Owned, PathBuf)> {
+    let name = format!("vsvm-gpu-{}-{number}.sock", std::process::id());
+    let socket = std::env::temp_dir().join(name);
     let output = File::options().append(true).open(log.path())?;
     let model = Command::new("vsvm-gpu")
         .arg("--socket")

@@ -22,6 +22,8 @@ pub(crate) struct Case {
     pub(crate) scope: Scope,
     /// Seconds after which it hangs.
     pub(crate) limit: u32,
+    /// It runs only if it is named.
+    pub(crate) on_demand: bool,
     /// Shows what it is to show, or says why it did not.
     pub(crate) run: fn(&Ctx) -> Result<()>,
 }
@@ -72,7 +74,16 @@ impl Case {
             name,
             scope,
             limit: LIMIT,
+            on_demand: false,
             run,
+        }
+    }
+
+    /// The same test, but run only if it is named.
+    pub(crate) const fn on_demand(self) -> Self {
+        Case {
+            on_demand: true,
+            ..self
         }
     }
 

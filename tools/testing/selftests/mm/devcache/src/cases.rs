@@ -8,6 +8,7 @@ use crate::case::Case;
 mod anonymous;
 mod bad_input;
 mod bad_jobs;
+mod clients;
 mod clone;
 mod counters;
 mod data_paths;
@@ -35,8 +36,10 @@ mod races;
 mod read;
 mod resize;
 mod served;
+mod sleep;
 mod stress;
 mod swap;
+mod two_gpus;
 mod uncached;
 mod vanish;
 mod write;
@@ -69,11 +72,14 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         anonymous::CASES,
         bad_input::CASES,
         bad_jobs::CASES,
+        clients::CASES,
+        two_gpus::CASES,
         races::CASES,
         stress::CASES,
         lifecycle::CASES,
         errors::CASES,
         hangs::CASES,
+        sleep::CASES,
         vanish::CASES,
         no_memory::CASES,
         fuzz::CASES,

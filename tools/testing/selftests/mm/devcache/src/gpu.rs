@@ -19,6 +19,10 @@ use std::time::Duration;
 /// Name of the driver and of its module.
 pub const DRIVER: &str = "vsvm";
 
+/// Environment variable with the folder in sysfs of the device under test. Without it, it is the first
+/// at any moment, which may be another when the driver is unbound from one.
+pub const DEVICE: &str = "DEVCACHE_DEVICE";
+
 /// A job that takes longer hangs: the engine itself is much faster than this.
 const JOB_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -110,14 +114,15 @@ pub enum Work {
 }
 
 impl Gpu {
-    /// Folder in sysfs of the first device that the driver is bound to.
+    /// Folder in sysfs of the device under test, if the driver is bound to it.
     pub fn sysfs() -> io::Result<PathBuf> {
         Self::node().map(|(_, device)| device)
     }
 
-    /// Node in /dev and device folder of the first render node of the driver.
-    fn node() -> io::Result<(PathBuf, PathBuf)> {
+    /// Nodes in /dev and device folders of all devices that the driver is bound to.
+    fn nodes() -> io::Result<Vec<(PathBuf, PathBuf)>> {
         let class = fs::read_dir("/sys/class/drm").map_err(|_| absent())?;
+        let mut nodes = Vec::new();
 
         for entry in class {
             let name = entry?.file_name();
@@ -125,20 +130,47 @@ impl Gpu {
             let driver = fs::read_link(device.join("driver")).unwrap_or_default();
 
             if name.to_string_lossy().starts_with("renderD") && driver.ends_with(DRIVER) {
-                return Ok((PathBuf::from("/dev/dri").join(name), device.canonicalize()?));
+                nodes.push((PathBuf::from("/dev/dri").join(name), device.canonicalize()?));
             }
         }
-        Err(absent())
+        nodes.sort_unstable_by(|(_, a), (_, b)| a.cmp(b));
+        Ok(nodes)
     }
 
-    /// Opens the first GPU without attaching to it.
-    pub fn open_detached() -> io::Result<Self> {
-        let (node, _) = Self::node()?;
+    /// Node and device folder of the device under test: that of [`DEVICE`], or else the first.
+    fn node() -> io::Result<(PathBuf, PathBuf)> {
+        let wanted = std::env::var_os(DEVICE);
+        let mut nodes = Self::nodes()?.into_iter();
+        let node = nodes.find(|(_, device)| match &wanted {
+            Some(wanted) => device.as_os_str() == wanted,
+            None => true,
+        });
+        node.ok_or_else(absent)
+    }
+
+    fn open_node(node: PathBuf) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(node)?;
         Ok(Gpu { file })
     }
 
-    /// Opens the first GPU and attaches this process's address space.
+    /// Opens the GPU under test without attaching to it.
+    pub fn open_detached() -> io::Result<Self> {
+        Self::open_node(Self::node()?.0)
+    }
+
+    /// Opens another GPU and attaches this process's address space; none if there is one only.
+    pub fn open_other() -> io::Result<Option<Self>> {
+        let (first, _) = Self::node()?;
+        let mut nodes = Self::nodes()?.into_iter();
+        let Some((node, _)) = nodes.find(|(node, _)| *node != first) else {
+            return Ok(None);
+        };
+        let gpu = Self::open_node(node)?;
+        gpu.attach()?;
+        Ok(Some(gpu))
+    }
+
+    /// Opens the GPU under test and attaches this process's address space.
     pub fn open() -> io::Result<Self> {
         let gpu = Self::open_detached()?;
         gpu.attach()?;
@@ -177,6 +209,11 @@ impl Gpu {
     /// Bytes of VRAM that are free.
     pub fn vram_free(&self) -> Result<u64, Errno> {
         self.param(uapi::DRM_VSVM_PARAM_VRAM_FREE)
+    }
+
+    /// Bytes of VRAM for pages.
+    pub fn vram_total(&self) -> Result<u64, Errno> {
+        self.param(uapi::DRM_VSVM_PARAM_VRAM_TOTAL)
     }
 
     /// DRM_IOCTL_VSVM_SVM_ATTACH; returns the end of the addresses the GPU can reach.

@@ -13,6 +13,8 @@ use std::fs::File;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 #[allow(dead_code, reason = "the model needs all of it")]
 #[path = "../../../../../../drivers/gpu/drm/vsvm/hw/inject.rs"]
@@ -37,7 +39,7 @@ pub(crate) struct Knobs {
 }
 
 impl Knobs {
-    /// The knobs of the first GPU, all turned back: a test that was killed may have left some on.
+    /// The knobs of the GPU under test, all turned back: a test that was killed may have left some on.
     pub(crate) fn new() -> Result<Self> {
         let device = Gpu::sysfs()?;
         let path = device.join("config");
@@ -76,6 +78,17 @@ impl Knobs {
         let left = self.get(knob)?;
         ensure!(left == 0, "{} did not happen: {left} left", knob.name());
         Ok(())
+    }
+
+    /// Waits until what a knob was set to happen has happened.
+    pub(crate) fn wait_for(&self, knob: Knob) -> Result<()> {
+        for _ in 0..1000 {
+            if self.get(knob)? == 0 {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.is_used_up(knob)
     }
 
     /// Turns all knobs back.

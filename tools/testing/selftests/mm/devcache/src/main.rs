@@ -37,6 +37,10 @@ struct Options {
     #[arg(long)]
     controls: bool,
 
+    /// Run each test so often: to meet rare races, and for storms of hangs or vanishing devices.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    repeat: u32,
+
     /// Multiply every time limit, for slow machines.
     #[arg(long, value_name = "N", default_value_t = 1)]
     patience: u32,
@@ -61,7 +65,12 @@ fn main() -> ExitCode {
     } else if options.here {
         runner::run_here(&options.names[0], &options.file_systems[0])
     } else {
-        runner::run_all(&options.names, &options.file_systems, options.patience)
+        runner::run_all(
+            &options.names,
+            &options.file_systems,
+            options.patience,
+            options.repeat,
+        )
     };
 
     result.unwrap_or_else(|error| {

@@ -17,6 +17,7 @@ use crate::rules::CONTROLS;
 use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
+use devcache_selftests::gpu;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::kmsg;
 use devcache_selftests::kmsg::Kmsg;
@@ -70,7 +71,8 @@ fn jobs(names: &[String], file_systems: &[FileSystem]) -> Vec<Job> {
                 Scope::Once => case.name.to_owned(),
                 _ => format!("{}.{}", fs.kind, case.name),
             };
-            let chosen = names.is_empty() || names.iter().any(|word| name.contains(word.as_str()));
+            let named = names.iter().any(|word| name.contains(word.as_str()));
+            let chosen = named || names.is_empty() && !case.on_demand;
 
             if here && chosen {
                 jobs.push(Job {
@@ -89,6 +91,7 @@ pub(crate) fn run_all(
     names: &[String],
     file_systems: &[FileSystem],
     patience: u32,
+    repeat: u32,
 ) -> Result<ExitCode> {
     let mut jobs = jobs(names, file_systems);
     if jobs.is_empty() {
@@ -101,13 +104,17 @@ pub(crate) fn run_all(
     });
 
     // One line rather than as many as there are tests.
-    Gpu::sysfs()?;
+    choose_gpu()?;
     let mut log = Kmsg::open().context("open /dev/kmsg")?;
-    let mut report = Ktap::new(io::stdout(), jobs.len())?;
+    let rows = jobs
+        .iter()
+        .flat_map(|job| (0..repeat).map(move |_| job))
+        .collect::<Vec<_>>();
+    let mut report = Ktap::new(io::stdout(), rows.len())?;
 
-    for job in jobs {
+    for job in rows {
         let started = Instant::now();
-        let (verdict, text) = run(&job, job.case.limit * patience)?;
+        let (verdict, text) = run(job, job.case.limit * patience)?;
         let messages = log.new_messages();
         let complaint = messages.iter().any(|message| kmsg::is_complaint(message));
         let verdict = if complaint { Verdict::Fail } else { verdict };
@@ -131,13 +138,19 @@ pub(crate) fn run_all(
     Ok(ExitCode::from(report.finish()?.exit_status()))
 }
 
+/// Has all tests use the same GPU.
+fn choose_gpu() -> Result<()> {
+    env::set_var(gpu::DEVICE, Gpu::sysfs()?);
+    Ok(())
+}
+
 /// Marks the text of a test that cannot even be killed.
 const STUCK: &str = "is stuck in the kernel";
 
 /// Breaks one rule after the other: each time the test that guards it must fail, or the kernel
 /// complain.
 pub(crate) fn run_controls(patience: u32) -> Result<ExitCode> {
-    Gpu::sysfs()?;
+    choose_gpu()?;
     let mut log = Kmsg::open().context("open /dev/kmsg")?;
     let mut report = Ktap::new(io::stdout(), CONTROLS.len())?;
 
@@ -323,6 +336,7 @@ mod tests {
     fn choice() {
         let all = jobs(&[], &file_systems());
         let rows = |case: &Case| match case.scope {
+            _ if case.on_demand => 0,
             Scope::Every | Scope::Disk => 2,
             Scope::Only("tmpfs" | "ext4") | Scope::Once => 1,
             Scope::Only(_) => 0,

@@ -9,6 +9,7 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::fork;
 use nix::unistd::pipe;
 use nix::unistd::ForkResult;
+use nix::unistd::Pid;
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -268,6 +269,24 @@ pub fn empty_lru_batches() -> io::Result<()> {
 /// The process must have one thread only, as the child may allocate.
 pub fn in_child(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     beside_child(|| Ok(()), work)
+}
+
+/// Starts a child that does `work`; its exit status says whether it could, its error goes to stderr.
+///
+/// The process must have one thread only, as the child may allocate.
+pub fn start_child(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Pid> {
+    // SAFETY: The caller promises that there are no other threads.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let result = work();
+            if let Err(error) = &result {
+                eprintln!("{error:#}");
+            }
+            // SAFETY: Ends this process without running the parent's exit handlers.
+            unsafe { libc::_exit(i32::from(result.is_err())) }
+        }
+    }
 }
 
 /// Forks; runs `first` in this process, and when it is done `then` in the child.

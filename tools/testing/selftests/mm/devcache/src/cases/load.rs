@@ -20,14 +20,13 @@ use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
 use devcache_selftests::random::Random;
+use devcache_selftests::sys::start_child;
 use devcache_selftests::PAGE;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
 use nix::sys::wait::WaitStatus;
-use nix::unistd::fork;
-use nix::unistd::ForkResult;
 use nix::unistd::Pid;
 use std::fs::File;
 use std::ops::Range;
@@ -192,18 +191,7 @@ fn live(ctx: &Ctx, board: &Map, number: usize, seed: u64) -> Result<()> {
 
 /// Starts a worker.
 fn start(ctx: &Ctx, board: &Map, number: usize, seed: u64) -> Result<Pid> {
-    // SAFETY: This process has no other threads.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
-            let result = live(ctx, board, number, seed);
-            if let Err(error) = &result {
-                eprintln!("worker {number}: {error:#}");
-            }
-            // SAFETY: Ends this process without running the parent's exit handlers.
-            unsafe { libc::_exit(i32::from(result.is_err())) }
-        }
-    }
+    start_child(|| live(ctx, board, number, seed).context(format!("worker {number}")))
 }
 
 /// Has the driver come and go for a while, and workers killed.

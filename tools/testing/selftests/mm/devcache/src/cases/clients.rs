@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Programs that share a GPU: what one of them does to itself is none of the others' business.
+
+use crate::case::Case;
+use crate::case::Ctx;
+use crate::check::refused;
+use crate::check::same;
+use crate::knobs::Knob;
+use crate::knobs::Knobs;
+use anyhow::ensure;
+use anyhow::Context;
+use anyhow::Result;
+use devcache_selftests::cgroup::Cgroup;
+use devcache_selftests::gpu::Gpu;
+use devcache_selftests::gpu::Work;
+use devcache_selftests::map::Map;
+use devcache_selftests::sys;
+use devcache_selftests::sys::in_child;
+use devcache_selftests::PAGE;
+use nix::errno::Errno;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+pub(crate) const CASES: &[Case] = &[
+    Case::once("client_hangs", hangs),
+    Case::once("clients_take_all_channels", take_all_channels),
+    Case::disk("gpu_fault_is_charged", fault_is_charged),
+];
+
+/// How long a job of somebody who is not concerned may take: less than the driver needs to notice a hang.
+const SOON: Duration = Duration::from_secs(3);
+
+/// A job that adds one to the elements of some pages.
+fn add_one(map: &Map) -> Work {
+    Work::Add {
+        dst: map.addr(),
+        count: map.len() / 4,
+        value: 1,
+    }
+}
+
+/// Jobs of somebody else, on memory that the GPU has to fault for, are done soon.
+fn others_go_on() -> Result<()> {
+    let gpu = Gpu::open()?;
+    for _ in 0..3 {
+        let map = Map::anonymous(4 * PAGE)?;
+        let ended = gpu.wait(gpu.submit(add_one(&map))?, SOON);
+        let ended = ended.context("a job of another program")?;
+        same("status of another's job", ended.status, 0)?;
+        same("memory of another", map.read(0..4), vec![1, 0, 0, 0])?;
+    }
+    Ok(())
+}
+
+/// A program's channel hangs in a job, and is reset after a while: others do not notice.
+fn hangs(ctx: &Ctx) -> Result<()> {
+    let map = Map::anonymous(PAGE)?;
+    let knobs = Knobs::new()?;
+    knobs.set(Knob::HangCompute, 1)?;
+    let job = ctx.gpu()?.submit(add_one(&map))?;
+    knobs.wait_for(Knob::HangCompute)?;
+
+    others_go_on()?;
+    let early = ctx.gpu()?.wait(job, Duration::ZERO);
+    refused("the job that hangs", early, Errno::ETIME)?;
+    let ended = ctx.gpu()?.wait(job, Duration::from_secs(30))?;
+    same("status of the job that hung", ended.status, -libc::EIO)?;
+    others_go_on()
+}
+
+/// Each program has a channel as long as there are any. The last one does not take from the others.
+fn take_all_channels(_ctx: &Ctx) -> Result<()> {
+    const MANY: usize = 1000;
+    let mut gpus = Vec::new();
+    let last = loop {
+        ensure!(gpus.len() < MANY, "there is no end of channels");
+        let gpu = Gpu::open_detached()?;
+        match gpu.attach() {
+            Ok(_) => gpus.push(gpu),
+            Err(error) => break (gpu, error),
+        }
+    };
+    same("the last attachment", last.1, Errno::ENOSPC)?;
+    println!("{} channels", gpus.len());
+
+    let maps = gpus.iter().map(|_| Map::anonymous(PAGE));
+    let maps = maps.collect::<Result<Vec<_>, _>>()?;
+    let mut jobs = Vec::new();
+    for (gpu, map) in gpus.iter().zip(&maps) {
+        jobs.push(gpu.submit(add_one(map))?);
+    }
+    for ((gpu, map), job) in gpus.iter().zip(&maps).zip(jobs) {
+        let ended = gpu.wait(job, Duration::from_secs(20))?;
+        same("status", ended.status, 0)?;
+        same("memory", map.read(0..4), vec![1, 0, 0, 0])?;
+    }
+    gpus.pop();
+    last.0.attach()?;
+    last.0.compute(add_one(&maps[0]))?;
+    Ok(())
+}
+
+/// What the GPU has read from disk is charged to the program that made it.
+fn fault_is_charged(ctx: &Ctx) -> Result<()> {
+    const PAGES: usize = 2048;
+    let file = ctx.file("cold")?;
+    file.write_all_at(&[7; PAGES * PAGE], 0)?;
+    file.sync_all()?;
+    sys::drop_caches()?;
+
+    in_child(|| {
+        let group = Cgroup::enter(256 << 20)?;
+        let map = Map::shared(&file, PAGES * PAGE)?;
+        let gpu = Gpu::open()?;
+        let before = group.current()?;
+        gpu.compute(Work::Sum {
+            src: map.addr(),
+            count: PAGES * PAGE / 4,
+        })?;
+        let rise = group.current()?.saturating_sub(before);
+        let size = (PAGES * PAGE) as u64;
+        ensure!(
+            rise >= size * 9 / 10,
+            "{rise} bytes were charged for {size} that the GPU has read"
+        );
+        Ok(())
+    })
+}

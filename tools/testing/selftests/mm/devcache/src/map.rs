@@ -5,11 +5,14 @@
 
 use crate::PAGE;
 use nix::errno::Errno;
+use nix::sys::memfd::memfd_create;
+use nix::sys::memfd::MFdFlags;
 use nix::sys::mman::MRemapFlags;
 use nix::sys::mman::MapFlags;
 use nix::sys::mman::MmapAdvise;
 use nix::sys::mman::MsFlags;
 use nix::sys::mman::ProtFlags;
+use nix::unistd::ftruncate;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -63,6 +66,13 @@ impl Map {
     /// Maps a file MAP_PRIVATE for reading and writing.
     pub fn private(file: &File, len: usize) -> Result<Self, Errno> {
         Self::of_file(file, len, READ_WRITE, MapFlags::MAP_PRIVATE)
+    }
+
+    /// Maps shared memory that no file system has a name for.
+    pub fn shared_memory(len: usize) -> Result<Self, Errno> {
+        let memory = memfd_create("devcache", MFdFlags::empty())?;
+        ftruncate(&memory, i64::try_from(len).map_err(|_| Errno::EFBIG)?)?;
+        Self::shared(&File::from(memory), len)
     }
 
     /// Maps private anonymous memory.

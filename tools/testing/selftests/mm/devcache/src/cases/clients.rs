@@ -7,6 +7,7 @@ use crate::check::refused;
 use crate::check::same;
 use crate::knobs::Knob;
 use crate::knobs::Knobs;
+use crate::resident::Resident;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
@@ -14,14 +15,24 @@ use devcache_selftests::cgroup::Cgroup;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
+use devcache_selftests::model::add_u32;
 use devcache_selftests::sys;
 use devcache_selftests::sys::in_child;
+use devcache_selftests::sys::start_child;
 use devcache_selftests::PAGE;
 use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use nix::sys::wait::WaitStatus;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 pub(crate) const CASES: &[Case] = &[
+    Case::disk("client_waits_for_frozen", waits_for_frozen),
     Case::once("client_hangs", hangs),
     Case::once("clients_take_all_channels", take_all_channels),
     Case::disk("gpu_fault_is_charged", fault_is_charged),
@@ -50,6 +61,52 @@ fn others_go_on() -> Result<()> {
         same("memory of another", map.read(0..4), vec![1, 0, 0, 0])?;
     }
     Ok(())
+}
+
+/// A program whose job waits for a page of a frozen file system: how it ends.
+fn stuck(map: &Map, begun: &Map) -> Result<()> {
+    let gpu = Gpu::open()?;
+    let job = gpu.submit(add_one(map))?;
+    let early = gpu.wait(job, Duration::from_millis(300));
+    refused("the wait while frozen", early, Errno::ETIME)?;
+    begun.cell(0).fetch_add(1, Ordering::Relaxed);
+    let ended = gpu.wait(job, Duration::from_secs(30))?;
+    same("status of the job that waits", ended.status, 0)
+}
+
+/// A program waits for a page of a frozen file system: others do not. If it is killed instead, it is gone
+/// at once.
+fn waits_for_frozen(ctx: &Ctx) -> Result<()> {
+    let mut file = Resident::dirty(ctx, 4)?;
+    let begun = Map::shared_memory(PAGE)?;
+    file.on_device(0..4)?;
+
+    ctx.mount.freeze()?;
+    let result = (|| {
+        let waits = start_child(|| stuck(&file.map, &begun))?;
+        let leaves = start_child(|| stuck(&file.map, &begun))?;
+        let deadline = Instant::now() + 3 * SOON;
+        while begun.cell(0).load(Ordering::Relaxed) < 2 {
+            ensure!(Instant::now() < deadline, "the jobs do not wait");
+            thread::sleep(Duration::from_millis(10));
+        }
+        others_go_on()?;
+        let start = Instant::now();
+        kill(leaves, Signal::SIGKILL)?;
+        waitpid(leaves, None)?;
+        let took = start.elapsed();
+        ensure!(took < SOON, "killing took {took:?}");
+        Ok(waits)
+    })();
+    ctx.mount.thaw()?;
+
+    let ended = waitpid(result?, None)?;
+    ensure!(
+        matches!(ended, WaitStatus::Exited(_, 0)),
+        "the program that waited ended with {ended:?}"
+    );
+    add_u32(&mut file.want, 1);
+    file.is_right()
 }
 
 /// A program's channel hangs in a job, and is reset after a while: others do not notice.

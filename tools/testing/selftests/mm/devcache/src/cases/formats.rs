@@ -51,10 +51,10 @@ pub(crate) const CASES: &[Case] = &[
     Case::only("btrfs", "defragment", defragment),
     Case::only("btrfs", "snapshot", snapshot),
     Case::only("btrfs", "send", send_stream),
-    Case::only("ext4", "verity", |_| {
+    Case::only("ext4", "verity_ext4", |_| {
         verity("ext4", &["-O", "verity", "-b", "4096"])
     }),
-    Case::only("btrfs", "verity", |_| verity("btrfs", &[])),
+    Case::only("btrfs", "verity_btrfs", |_| verity("btrfs", &[])),
 ];
 
 const PAGES: usize = 64;

@@ -19,10 +19,7 @@ use devcache_selftests::sys;
 use devcache_selftests::uffd::Mode;
 use devcache_selftests::uffd::Uffd;
 use devcache_selftests::PAGE;
-use nix::sys::memfd::memfd_create;
-use nix::sys::memfd::MFdFlags;
 use nix::sys::mman::MmapAdvise;
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Duration;
@@ -82,7 +79,7 @@ fn direct_write_against_back(ctx: &Ctx) -> Result<()> {
     let file = Resident::in_ram(ctx, 1)?;
     file.file.sync_all()?;
     let direct = sys::open_direct(&file.path)?;
-    let source = shared_memory(1)?;
+    let source = Map::shared_memory(PAGE)?;
     let new = [0xa5; PAGE];
     source.write(0, &new);
     source.advise(0..1, MmapAdvise::MADV_DONTNEED)?;
@@ -138,12 +135,12 @@ fn reused(ctx: &Ctx) -> Result<()> {
     const ROUNDS: usize = 4;
     let shmem = || Counters::vmstat()?.get("nr_shmem");
     // The counter never shows less than none: here is something that it can lose.
-    let counted = shared_memory(ROUNDS * PAGES)?;
+    let counted = Map::shared_memory(ROUNDS * PAGES * PAGE)?;
     counted.touch_write(0..counted.pages())?;
     let before = shmem()?;
 
     for _ in 0..ROUNDS {
-        let map = shared_memory(PAGES)?;
+        let map = Map::shared_memory(PAGES * PAGE)?;
         send(ctx.gpu()?, &map, 0..PAGES, Touch::Write)?;
         drop(map);
 
@@ -159,11 +156,4 @@ fn reused(ctx: &Ctx) -> Result<()> {
         "nr_shmem was {before} and is {after} after {ROUNDS} times {PAGES} pages"
     );
     Ok(())
-}
-
-/// Maps memory that no file system has a name for.
-fn shared_memory(pages: usize) -> Result<Map> {
-    let memory = File::from(memfd_create("devcache", MFdFlags::empty())?);
-    memory.set_len((pages * PAGE) as u64)?;
-    Ok(Map::shared(&memory, pages * PAGE)?)
 }

@@ -4,6 +4,9 @@
 //! The kernel counts allocations of a task down and fails the one at zero (`fail-nth`). So a call is
 //! made with its first allocation failing, then its second, and so on, until it makes no more. Each time
 //! it may succeed or fail with an errno; no data may be lost, and the kernel may not complain.
+//!
+//! The faults of the GPU are served by whatever worker takes them from the queue, so there is no task to
+//! count for. What is counted there is what the driver asks for, found by its address on the stack.
 
 use crate::case::skip;
 use crate::case::Case;
@@ -22,7 +25,6 @@ use std::fs;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::path::PathBuf;
 
 pub(crate) const CASES: &[Case] = &[
     Case::every("no_memory_out", out).limit(120),
@@ -57,35 +59,41 @@ const PAGES: usize = 4;
 /// A limit in case the count never reaches the end.
 const ALLOCATIONS: u32 = 5000;
 
-/// The fault injection of the kernel, switched on for allocations.
+/// Folders of the kernel's two places of fault injection, and the unit their `space` counts in: a
+/// fraction of what is allocated, so that no allocation is stepped over. Bytes for objects, pages for
+/// pages.
+const OBJECTS: (&str, u32) = ("failslab", 32);
+const WHOLE_PAGES: (&str, u32) = ("fail_page_alloc", 1);
+
+/// Writes an attribute of the fault injection.
+fn set(folder: &str, attribute: &str, value: impl ToString) -> Result<()> {
+    let path = Path::new("/sys/kernel/debug").join(folder).join(attribute);
+    fs::write(&path, value.to_string()).with_context(|| format!("set {}", path.display()))
+}
+
+/// Has allocations of every kind take part in the fault injection.
+fn switch_on() -> Result<()> {
+    if !Path::new("/sys/kernel/debug/failslab").exists() {
+        return skip("the kernel has no fault injection");
+    }
+    for (folder, _) in [OBJECTS, WHOLE_PAGES] {
+        set(folder, "verbose", 0)?;
+        set(folder, "ignore-gfp-wait", "N")?;
+    }
+    set("fail_page_alloc", "ignore-gfp-highmem", "N")?;
+    set("fail_page_alloc", "min-order", 0)
+}
+
+/// The fault injection of the kernel for the allocations of this thread.
 struct Injection {
-    fail_nth: PathBuf,
+    fail_nth: &'static Path,
 }
 
 impl Injection {
-    /// For this thread.
     fn new() -> Result<Self> {
-        Self::of(Path::new("/proc/thread-self"))
-    }
-
-    /// For the task that has a folder in /proc.
-    fn of(task: &Path) -> Result<Self> {
-        let debug = Path::new("/sys/kernel/debug");
-        if !debug.join("failslab").exists() || !task.join("fail-nth").exists() {
-            return skip("the kernel has no fault injection");
-        }
-        for (file, value) in [
-            ("failslab/verbose", "0"),
-            ("failslab/ignore-gfp-wait", "N"),
-            ("fail_page_alloc/verbose", "0"),
-            ("fail_page_alloc/ignore-gfp-wait", "N"),
-            ("fail_page_alloc/ignore-gfp-highmem", "N"),
-            ("fail_page_alloc/min-order", "0"),
-        ] {
-            fs::write(debug.join(file), value).with_context(|| format!("set {file}"))?;
-        }
+        switch_on()?;
         Ok(Injection {
-            fail_nth: task.join("fail-nth"),
+            fail_nth: Path::new("/proc/thread-self/fail-nth"),
         })
     }
 
@@ -93,10 +101,7 @@ impl Injection {
     /// were that many.
     fn with<T>(&self, nth: u32, work: impl FnOnce() -> T) -> Result<(T, bool)> {
         // Opened in advance: nothing in between may allocate that is not meant.
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(&self.fail_nth)?;
+        let file = File::options().read(true).write(true).open(self.fail_nth)?;
         file.write_at(nth.to_string().as_bytes(), 0)?;
         let result = work();
         let mut left = [0; 16];
@@ -160,39 +165,83 @@ fn back(ctx: &Ctx, access: fn(&Resident<'_>) -> std::io::Result<()>) -> Result<(
     })
 }
 
-/// The folder in /proc of the thread that serves the faults of the GPU.
-fn fault_thread() -> Result<PathBuf> {
-    for entry in fs::read_dir("/proc")? {
-        let path = entry?.path();
-        let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
-        if name.starts_with("irq/") && name.contains("vsvm-fau") {
-            return Ok(path);
+/// The fault injection of the kernel for the allocations that the driver asks for in any task, of one
+/// kind. None fails any more when this is dropped.
+struct InDriver {
+    folder: &'static str,
+}
+
+impl InDriver {
+    /// One allocation is to fail, the first after `space` units of what the folder counts in.
+    fn fail_after(folder: &'static str, space: u32) -> Result<Self> {
+        let modules = fs::read_to_string("/proc/modules")?;
+        let line = modules.lines().find(|line| line.starts_with("vsvm "));
+        let fields: Vec<_> = line
+            .context("the driver is not a module")?
+            .split(' ')
+            .collect();
+        let size: u64 = fields[1].parse()?;
+        let start = u64::from_str_radix(fields[5].trim_start_matches("0x"), 16)?;
+        set(folder, "require-start", start)?;
+        set(folder, "require-end", start + size)?;
+        set(folder, "space", space)?;
+        set(folder, "times", 1)?;
+        let on = InDriver { folder };
+        set(folder, "probability", 100)?;
+        Ok(on)
+    }
+
+    /// Whether there was an allocation to fail.
+    fn has_failed(self) -> Result<bool> {
+        let times = Path::new("/sys/kernel/debug")
+            .join(self.folder)
+            .join("times");
+        Ok(fs::read_to_string(times)?.trim() == "0")
+    }
+}
+
+impl Drop for InDriver {
+    fn drop(&mut self) {
+        for (attribute, value) in [
+            ("probability", 0),
+            ("require-start", 0),
+            ("require-end", u64::MAX),
+        ] {
+            if let Err(error) = set(self.folder, attribute, value) {
+                println!("{error:#}");
+            }
         }
     }
-    anyhow::bail!("no thread serves the faults of the GPU")
 }
 
 /// In the service of faults of the GPU: the job fails, or not; the next one works.
 fn gpu_fault(ctx: &Ctx) -> Result<()> {
     let mut file = Resident::in_ram(ctx, PAGES)?;
-    let injection = Injection::of(&fault_thread()?)?;
+    switch_on()?;
     loses(0, || {
-        each_fails(|nth| {
-            // Pages to be made writable by a detour, to a GPU that has not seen them.
-            file.file.sync_all()?;
-            file.send(0..PAGES, Touch::Read)?;
-            let gpu = Gpu::open()?;
-            let fill = Work::Fill {
-                dst: file.map.addr(),
-                count: PAGES * PAGE / 4,
-                value: nth,
-            };
-            let (_, failed) = injection.with(nth, || gpu.run(fill))?;
-            gpu.compute(fill)?;
-            file.want = nth.to_le_bytes().repeat(PAGES * PAGE / 4);
-            file.is_right()?;
-            Ok(failed)
-        })
+        for (folder, unit) in [OBJECTS, WHOLE_PAGES] {
+            let rounds = each_fails(|nth| {
+                // Pages to be made writable by a detour, to a GPU that has not seen them.
+                file.file.sync_all()?;
+                file.send(0..PAGES, Touch::Read)?;
+                let gpu = Gpu::open()?;
+                let fill = Work::Fill {
+                    dst: file.map.addr(),
+                    count: PAGES * PAGE / 4,
+                    value: nth,
+                };
+                let injection = InDriver::fail_after(folder, (nth - 1) * unit)?;
+                // With an errno or without.
+                let _ = gpu.run(fill);
+                let failed = injection.has_failed()?;
+                gpu.compute(fill)?;
+                file.want = nth.to_le_bytes().repeat(PAGES * PAGE / 4);
+                file.is_right()?;
+                Ok(failed)
+            });
+            rounds.context(folder)?;
+        }
+        Ok(())
     })
 }
 

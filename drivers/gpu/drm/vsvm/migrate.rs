@@ -33,10 +33,10 @@ use kernel::{
 
 use crate::{
     copy::BATCH,
+    reach::HMM_TIMEOUT,
     svm::{
         Scratch,
-        Svm,
-        HMM_TIMEOUT, //
+        Svm, //
     }, //
 };
 
@@ -187,16 +187,9 @@ impl Batch<'_, '_> {
         access: Access,
         owner: Option<PagemapOwner>,
     ) -> Result {
-        let pages = addresses.len() / PAGE_SIZE;
-        let touched = hmm::fault(
-            &self.svm.notifier,
-            self.mm,
-            addresses,
-            access,
-            owner,
-            msecs_to_jiffies(HMM_TIMEOUT),
-            self.scratch.pfns.get_mut(..pages).ok_or(EINVAL)?,
-        );
+        let touched = self
+            .svm
+            .touch(self.mm, addresses, access, owner, self.scratch);
         match touched {
             Err(error) if error == ENOMEM || error == EINTR => Err(error),
             _ => Ok(()),

@@ -5,7 +5,7 @@
 //! An [`Svm`] is the address space of one open file. Its page table follows that of the process:
 //! pages are mapped when the GPU faults on them, and unmapped by an interval notifier when anything
 //! happens to them. Nothing is mapped in advance, also not by a migration, so there is one way for
-//! a page to become reachable ([`Svm::fault`]) and one way for it to cease to be
+//! a page to become reachable ([`super::reach`]) and one way for it to cease to be
 //! ([`Invalidate::invalidate`]).
 //!
 //! # Locks
@@ -34,12 +34,7 @@ use kernel::{
         Device, //
     },
     mm::{
-        hmm::{
-            self,
-            Access,
-            Location,
-            Pfn, //
-        },
+        hmm::Pfn,
         interval_notifier::{
             IntervalNotifier,
             Invalidate,
@@ -53,7 +48,6 @@ use kernel::{
         self,
         arch::IntoSafeCastArch, //
     },
-    page::PAGE_SIZE,
     prelude::*,
     rbtree::{
         RBTree,
@@ -63,10 +57,6 @@ use kernel::{
         aref::ARef,
         Arc,
         Mutex, //
-    },
-    time::{
-        msecs_to_jiffies,
-        Msecs, //
     },
     workqueue::{
         impl_has_work,
@@ -93,23 +83,14 @@ use crate::{
         Fault, //
     },
     job::Job,
-    migrate,
     mmu::Mmu,
     page_table::{
         PageTable,
-        Reserve,
-        Target, //
+        Reserve, //
     },
-    range,
     regs::Regs,
     stats::Stats, //
 };
-
-/// How long to try to see the page table of the process at rest.
-pub(crate) const HMM_TIMEOUT: Msecs = 1000;
-
-/// How often to look at pages again because they changed in the meantime.
-const ROUNDS: usize = 100;
 
 /// Jobs of one address space that nobody has waited for.
 const JOBS_MAX: usize = 1024;
@@ -140,7 +121,7 @@ pub(crate) struct Scratch<'bound> {
     pub(crate) buffer: MigrationBuffer,
     /// Indices of pages of VRAM.
     pub(crate) indices: KVec<usize>,
-    reserve: Reserve<'bound>,
+    pub(crate) reserve: Reserve<'bound>,
 }
 
 impl Scratch<'_> {
@@ -152,20 +133,6 @@ impl Scratch<'_> {
             indices: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             reserve: Reserve::new(),
         })
-    }
-}
-
-/// Returns addresses of the GPU as those of the process, which they are.
-fn span(addresses: &Range<u64>) -> Range<usize> {
-    addresses.start.into_safe_cast_arch()..addresses.end.into_safe_cast_arch()
-}
-
-/// Returns what to ask for on behalf of a GPU that writes, or only reads.
-fn access_for(write: bool) -> Access {
-    if write {
-        Access::Write
-    } else {
-        Access::Read
     }
 }
 
@@ -183,7 +150,7 @@ pub(crate) struct Svm<'bound> {
     root: u64,
     pub(crate) units: Units<'bound>,
     /// Those of the program that attached: its faults are served with them.
-    cred: ARef<Credential>,
+    pub(crate) cred: ARef<Credential>,
     /// Jobs that nobody has waited for.
     #[pin]
     jobs: Mutex<Jobs>,
@@ -333,177 +300,6 @@ impl<'bound> Svm<'bound> {
             }
         }
         self.units.regs.write::<{ reg::FAULT_CANCEL }>(fault.seq);
-    }
-
-    /// Makes the page at `va` reachable for the GPU after it faulted there, and while at it others
-    /// that `job` is going to access.
-    ///
-    /// Context: process context, sleeps, with no locks held.
-    ///
-    /// # Errors
-    ///
-    /// - `EFAULT`: the process may not access the page in this way.
-    /// - `ECANCELED`: the process exits, or the file is being closed.
-    /// - others: the page could not be made reachable.
-    fn fault(
-        &self,
-        va: u64,
-        access: hw::Access,
-        job: Option<&Job>,
-        scratch: &mut Scratch<'bound>,
-    ) -> Result {
-        let mm = self.notifier.mm().mmget_not_zero().ok_or(ECANCELED)?;
-        // Should this be the last user of the address space, its end must not be our job.
-        let mm = MmWithUser::into_mmput_async(mm);
-
-        // A file system that allocates blocks asks who wants them: quota, and blocks kept for root. The
-        // page cache asks whose memory it is.
-        let as_owner = || self.fault_as_owner(&mm, va, access, job, scratch);
-        self.cred.with(|| mm.charge(as_owner))
-    }
-
-    /// The part of [`Svm::fault`] that is done as if the program did it.
-    fn fault_as_owner(
-        &self,
-        mm: &MmWithUser,
-        va: u64,
-        access: hw::Access,
-        job: Option<&Job>,
-        scratch: &mut Scratch<'bound>,
-    ) -> Result {
-        let write = access == hw::Access::Write;
-        let page = va..va + hw::PAGE_SIZE;
-        if let Some((array, writes)) = job.and_then(|job| job.access(va)) {
-            let around = range::around(va, &array);
-            let write = write || writes;
-            if job.is_some_and(Job::wants_vram) {
-                let addresses = span(&around);
-                // It is a wish: what cannot be moved is used where it is.
-                let _ = migrate::bring_in(self, mm, addresses, access_for(write), scratch);
-            }
-            if self.make_reachable(mm, va, around, write, scratch).is_ok() {
-                return Ok(());
-            }
-        }
-        // Not all of them can be had. What matters is the one the GPU asks for.
-        match self.make_reachable(mm, va, page, write, scratch) {
-            Err(error) if error == EPERM => Err(EFAULT),
-            Err(error) if error == ESRCH => Err(ECANCELED),
-            result => result,
-        }
-    }
-
-    /// Maps the pages in a range, all of which lie in the leaf table for `va`.
-    fn make_reachable(
-        &self,
-        mm: &MmWithUser,
-        va: u64,
-        addresses: Range<u64>,
-        write: bool,
-        scratch: &mut Scratch<'bound>,
-    ) -> Result {
-        let addresses = span(&addresses);
-        let memory = &self.units.memory;
-        let mut move_again = true;
-
-        for _ in 0..ROUNDS {
-            self.fill_reserve(scratch)?;
-            let pages = addresses.len() / PAGE_SIZE;
-            let snapshot = hmm::fault(
-                &self.notifier,
-                mm,
-                addresses.clone(),
-                access_for(write),
-                Some(memory.pagemap().owner()),
-                msecs_to_jiffies(HMM_TIMEOUT),
-                scratch.pfns.get_mut(..pages).ok_or(EINVAL)?,
-            )?;
-            let Some(mut stable) = snapshot.lock() else {
-                continue;
-            };
-
-            // Pages in VRAM that may not be written to, although they are to be.
-            let mut read_only: Option<Range<usize>> = None;
-            let indices = &mut scratch.indices;
-            indices.clear();
-            let (table, pages) = stable.split();
-            let targets = pages.filter_map(|page| {
-                let address = page.address();
-                match page.location() {
-                    Location::Device(folio) if write && !page.is_writable() => {
-                        let first = read_only.as_ref().map_or(address, |range| range.start);
-                        read_only = Some(first..address + PAGE_SIZE);
-                        if let Some(index) = memory.pagemap().index_of(folio) {
-                            // There is room for as many as there are pages.
-                            let _ = indices.push_within_capacity(index);
-                        }
-                        None
-                    }
-                    Location::Device(folio) => {
-                        memory.mark_used(folio);
-                        let target = Target::Vram(memory.offset_of(folio)?);
-                        Some((casts::usize_as_u64(address), target, page.is_writable()))
-                    }
-                    Location::System(system) => {
-                        if write {
-                            system.mark_dirty();
-                        }
-                        Some((casts::usize_as_u64(address), Target::System(system), write))
-                    }
-                }
-            });
-            let mapped = table.map(va, targets, &mut scratch.reserve)?;
-            drop(stable);
-            self.units.stats.pages_mapped.add(mapped);
-
-            match read_only {
-                None => return Ok(()),
-                Some(addresses) => self.make_writable(mm, addresses, move_again, scratch)?,
-            }
-            move_again = false;
-        }
-        Err(EBUSY)
-    }
-
-    /// Makes pages that are in VRAM writable.
-    ///
-    /// Only a write fault of the CPU can do that, and it needs them in system memory. So those of
-    /// `Scratch::indices` come back, and move again, if `move_again` is set.
-    fn make_writable(
-        &self,
-        mm: &MmWithUser,
-        addresses: Range<usize>,
-        move_again: bool,
-        scratch: &mut Scratch<'bound>,
-    ) -> Result {
-        // What stays will come back when it is touched.
-        let _ = self.units.memory.send_back(&scratch.indices);
-        if move_again {
-            return migrate::bring_in(self, mm, addresses, Access::Write, scratch);
-        }
-        let pages = addresses.len() / PAGE_SIZE;
-        hmm::fault(
-            &self.notifier,
-            mm,
-            addresses,
-            Access::Write,
-            None,
-            msecs_to_jiffies(HMM_TIMEOUT),
-            scratch.pfns.get_mut(..pages).ok_or(EINVAL)?,
-        )
-        .map(|_| ())
-    }
-
-    /// Fills the reserve of page tables. If there is no VRAM for them, all tables of this address
-    /// space are given back: what the GPU still needs is mapped again when it faults.
-    fn fill_reserve(&self, scratch: &mut Scratch<'bound>) -> Result {
-        match scratch.reserve.fill(&self.units.mmu) {
-            Err(error) if error == ENOSPC => {
-                self.notifier.update_lock().lock().clear();
-                scratch.reserve.fill(&self.units.mmu)
-            }
-            result => result,
-        }
     }
 
     /// Takes the address space away from the GPU: its jobs are cancelled, and when the function

@@ -16,6 +16,7 @@
 //! | `vram`, `dmem` | free VRAM; VRAM as memory for pages of programs and files |
 //! | `mmu`, `page_table` | page tables of the GPU, TLB |
 //! | `svm`, `spaces` | the address space of a process on the GPU, and all of them |
+//! | `reach` | how pages become reachable for the GPU when it faults |
 //! | `fault` | the fault buffer |
 //! | `migrate` | moving pages on behalf of a program |
 //!
@@ -35,6 +36,7 @@ mod mmu;
 mod page_table;
 mod power;
 mod range;
+mod reach;
 mod regs;
 mod spaces;
 mod stats;

@@ -24,7 +24,7 @@ pub const DRIVER: &str = "vsvm";
 pub const DEVICE: &str = "DEVCACHE_DEVICE";
 
 /// A job that takes longer hangs: the engine itself is much faster than this.
-const JOB_TIMEOUT: Duration = Duration::from_secs(30);
+const JOB_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// An open GPU.
 #[derive(Debug)]

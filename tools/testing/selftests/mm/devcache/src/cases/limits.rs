@@ -17,6 +17,7 @@ use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
 use devcache_selftests::model::add_u32;
+use devcache_selftests::scratch::output;
 use devcache_selftests::scratch::Scratch;
 use devcache_selftests::sys;
 use devcache_selftests::sys::in_child;
@@ -50,14 +51,14 @@ const HOLE: usize = 16;
 fn fill_fails(gpu: &Gpu, map: &Map, path: &Path) -> Result<()> {
     let ended = gpu.run(Work::Fill {
         dst: map.addr(),
-        count: HOLE * PAGE / 4,
+        count: map.len() / 4,
         value: 0x4444_4444,
     })?;
     same("status", ended.status, -libc::EFAULT)?;
     ensure!(ended.fault_addr != 0, "no address is named");
 
     let failed = usize::try_from(ended.fault_addr)? - map.addr();
-    let mut want = vec![0; HOLE * PAGE];
+    let mut want = vec![0; map.len()];
     want[..failed / PAGE * PAGE].fill(0x44);
     same_bytes("the file", &fs::read(path)?, &want)
 }
@@ -129,43 +130,54 @@ fn gpu_write_while_frozen(ctx: &Ctx) -> Result<()> {
 /// The user that has a quota: root may exceed one.
 const USER: u32 = 1000;
 
-/// A file system with room for a quarter of the hole, as far as [`USER`] is concerned.
-fn with_quota(kind: &str) -> Result<Scratch> {
-    const KIB: u64 = (HOLE * PAGE / 4 / 1024) as u64;
+/// A file system with room for a quarter of a hole of `pages`, as far as [`USER`] is concerned.
+fn with_quota(kind: &str, pages: usize) -> Result<Scratch> {
+    let kib = (pages * PAGE / 4 / 1024) as u64;
     match kind {
         "tmpfs" => Scratch::in_memory(
             "tmpfs",
-            &format!("usrquota,usrquota_block_hardlimit={KIB}K"),
+            &format!("usrquota,usrquota_block_hardlimit={kib}K"),
         ),
         "ext4" => {
             let scratch = Scratch::on_disk("ext4", 64, &["-O", "quota"], "usrquota")?;
-            sys::set_quota(&File::open(scratch.file_system().dir)?, USER, KIB)?;
+            sys::set_quota(&File::open(scratch.file_system().dir)?, USER, kib)?;
             Ok(scratch)
         }
         "xfs" => {
             let scratch = Scratch::on_disk("xfs", 320, &[], "uquota")?;
-            sys::set_quota(&File::open(scratch.file_system().dir)?, USER, KIB)?;
+            sys::set_quota(&File::open(scratch.file_system().dir)?, USER, kib)?;
             Ok(scratch)
         }
-        // Its groups count what describes the file too, so that the job's end cannot be foreseen.
+        // It limits subvolumes, whoever writes, and counts what describes the files too.
+        "btrfs" => {
+            let scratch = Scratch::on_disk("btrfs", 320, &[], "rw")?;
+            let dir = scratch.file_system().dir.display().to_string();
+            output("btrfs", &["quota", "enable", &dir])?;
+            output("btrfs", &["qgroup", "limit", &format!("{kib}K"), &dir])?;
+            Ok(scratch)
+        }
         kind => skip(format!("no quota is known for {kind}")),
     }
 }
 
 /// A user's quota binds the GPU that works for that user, although the kernel serves its faults.
 fn gpu_write_over_quota(ctx: &Ctx) -> Result<()> {
-    let scratch = with_quota(&ctx.mount.kind)?;
+    let pages = match ctx.mount.kind.as_str() {
+        "btrfs" => 6 * HOLE,
+        _ => HOLE,
+    };
+    let scratch = with_quota(&ctx.mount.kind, pages)?;
     let ctx = Ctx::new(&scratch.file_system())?;
     let hole = ctx.file("hole")?;
     fchown(&hole, Some(USER), Some(USER))?;
-    hole.set_len((HOLE * PAGE) as u64)?;
+    hole.set_len((pages * PAGE) as u64)?;
     let gpu = Gpu::open_detached()?;
 
     in_child(|| {
         let path = ctx.path("hole");
         setuid(Uid::from_raw(USER))?;
         gpu.attach()?;
-        let map = Map::shared(&hole, HOLE * PAGE)?;
+        let map = Map::shared(&hole, pages * PAGE)?;
         fill_fails(&gpu, &map, &path)
     })
 }

@@ -3,7 +3,7 @@
 # ${XDG_CACHE_HOME:-$HOME/.cache}/devcache, inside a Debian of its own.
 
 # A command line variable reaches the recipes' environment as it is, never through a shell.
-export CONFIG KSRC MIRROR CMD SHARE TIMEOUT MEM ACCEL GPU GPU_ARGS TESTS
+export CONFIG KSRC MIRROR CMD SHARE TIMEOUT MEM ACCEL GPU GPU_ARGS IOMMU TESTS
 
 .PHONY: help demo test upstream-tests kernel run shell clean-cache
 
@@ -25,6 +25,7 @@ help:
 	@echo 'ACCEL=kvm             use KVM; default is tcg, as /dev/kvm does not work everywhere it exists'
 	@echo 'TESTS="cow thp"       categories of upstream-tests instead of all'
 	@echo 'GPU=<n>               number of GPUs (default 1; 2 for make test); GPU_ARGS="..." are options of their model'
+	@echo 'IOMMU=1               GPUs reach memory through a strict IOMMU'
 
 demo test upstream-tests kernel run shell:
 	@tools/sysroot/make-sysroot.sh

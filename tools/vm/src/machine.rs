@@ -53,6 +53,11 @@ pub fn command<'a>(
         ),
     );
     add("machine", "q35,memory-backend=memory".to_owned());
+    if args.iommu == 1 {
+        // Before all devices that are behind it.
+        let iommu = "intel-iommu,intremap=on,caching-mode=on";
+        add("device", iommu.to_owned());
+    }
 
     add(
         "chardev",
@@ -118,7 +123,7 @@ pub fn command<'a>(
     }
 
     add("kernel", args.kernel.display().to_string());
-    add("append", kernel_command_line(&args.append));
+    add("append", kernel_command_line(args));
     qemu.args([
         "-nodefaults",
         "-no-user-config",
@@ -129,12 +134,17 @@ pub fn command<'a>(
     qemu
 }
 
-fn kernel_command_line(more: &str) -> String {
+fn kernel_command_line(args: &Args) -> String {
     // An oops ends the run at once; KUnit runs when it is asked for. On a busy host the test of the
     // timer fails now and then. The first process mounts the folder that holds the real one: a shell
     // does for that.
+    let more = &args.append;
+    let iommu = match args.iommu {
+        0 => "",
+        _ => "intel_iommu=on iommu.strict=1",
+    };
     format!(
-        "console=ttyS0 ignore_loglevel oops=panic panic=-1 no_timer_check kunit.enable=0 {more} \
+        "console=ttyS0 ignore_loglevel oops=panic panic=-1 no_timer_check kunit.enable=0 {iommu} {more} \
          root=root rootfstype=9p rootflags={READ_ONLY} ro init=/bin/sh -- \
          -c \"/usr/bin/mount -t 9p -o {READ_ONLY} guest /devcache && exec /devcache/init\""
     )

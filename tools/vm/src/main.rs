@@ -59,6 +59,10 @@ struct Args {
     #[arg(long, env = "GPU", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=4))]
     gpu: u8,
 
+    /// Whether the GPUs reach memory through an IOMMU only, which forgets at once what is unmapped.
+    #[arg(long, env = "IOMMU", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    iommu: u8,
+
     /// Options for the model of each GPU.
     #[arg(long, env = "GPU_ARGS", default_value = "", allow_hyphen_values = true)]
     gpu_args: String,

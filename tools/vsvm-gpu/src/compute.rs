@@ -61,16 +61,16 @@ enum Error {
 
 /// The virtual addresses of the arrays that a command uses, or of a piece of them, and the length
 /// in bytes.
-struct Arrays {
-    dst: Option<u64>,
-    a: Option<u64>,
-    b: Option<u64>,
-    length: u64,
+pub(crate) struct Arrays {
+    pub(crate) dst: Option<u64>,
+    pub(crate) a: Option<u64>,
+    pub(crate) b: Option<u64>,
+    pub(crate) length: u64,
 }
 
 impl Arrays {
     /// Returns the arrays of a command, or `None` if it makes no sense.
-    fn new(command: &ComputeCommand) -> Option<Self> {
+    pub(crate) fn new(command: &ComputeCommand) -> Option<Self> {
         let (dst, a, b, scalar) = match command.op {
             ComputeOp::Fill => (true, false, false, true),
             ComputeOp::Add => (true, true, false, true),

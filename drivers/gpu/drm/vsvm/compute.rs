@@ -66,8 +66,7 @@ use crate::{
     },
     job::{
         End,
-        Job,
-        Work, //
+        Job, //
     },
     regs::Regs,
     stats::Stats, //
@@ -293,8 +292,7 @@ impl<'bound> ComputeChannel<'bound> {
     /// - `EBUSY`: the ring is full.
     /// - `EIO`: the channel does not work.
     /// - `ENODEV`: the device goes away.
-    pub(crate) fn submit(&self, work: Work) -> Result<(u64, Arc<Job>)> {
-        let job = Job::new(work)?;
+    pub(crate) fn submit(&self, job: Arc<Job>) -> Result<u64> {
         let mut queue = self.lock();
         match queue.state {
             State::Running | State::Paused => (),
@@ -308,7 +306,7 @@ impl<'bound> ComputeChannel<'bound> {
             queue.progress = Instant::now();
         }
         self.post(&mut queue, job.clone())?;
-        Ok((job.fence.load(Relaxed), job))
+        Ok(job.fence.load(Relaxed))
     }
 
     /// Gives a job to the engine, which must have room for it. While the channel is paused that has no

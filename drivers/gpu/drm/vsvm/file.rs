@@ -31,13 +31,17 @@ use crate::{
         ComputeOp,
         Element, //
     },
-    job::Work,
+    job::Job,
     migrate::{
         self,
         Counts,
         Direction, //
     },
     range,
+    request::{
+        Request,
+        Work, //
+    },
     svm::Svm, //
 };
 
@@ -186,12 +190,11 @@ impl File {
         file: &VsvmFile,
     ) -> Result<u32> {
         args.job = 0;
-        let mut work = work(args)?;
+        let (work, to_vram) = work(args)?;
         let svm = Self::svm(gpu, file)?;
         let task = current!();
         svm.check_owner(task.mm().ok_or(EPERM)?)?;
-        work.root = svm.root();
-        args.job = svm.add_job(|| svm.channel.submit(work))?;
+        args.job = svm.add_job(Job::new(work, svm.root(), to_vram)?)?;
         Ok(0)
     }
 
@@ -221,45 +224,35 @@ impl File {
     }
 }
 
-/// Checks what a program wants to be computed.
-fn work(args: &uapi::drm_vsvm_exec) -> Result<Work> {
-    let element = match args.type_ {
-        uapi::drm_vsvm_type_DRM_VSVM_TYPE_U32 => Element::U32,
-        uapi::drm_vsvm_type_DRM_VSVM_TYPE_F32 => Element::F32,
-        _ => return Err(EINVAL),
-    };
-    // Which of destination, a, b and scalar the operation uses.
-    let (op, uses) = match args.op {
-        uapi::drm_vsvm_op_DRM_VSVM_OP_FILL => (ComputeOp::Fill, [true, false, false, true]),
-        uapi::drm_vsvm_op_DRM_VSVM_OP_ADD => (ComputeOp::Add, [true, true, false, true]),
-        uapi::drm_vsvm_op_DRM_VSVM_OP_SAXPY => (ComputeOp::Saxpy, [true, true, true, true]),
-        uapi::drm_vsvm_op_DRM_VSVM_OP_COPY => (ComputeOp::Copy, [true, true, false, false]),
-        uapi::drm_vsvm_op_DRM_VSVM_OP_SUM => (ComputeOp::Sum, [false, true, false, false]),
-        uapi::drm_vsvm_op_DRM_VSVM_OP_CHECKSUM => {
-            (ComputeOp::Checksum, [false, true, false, false])
-        }
-        _ => return Err(EINVAL),
-    };
-    let array = |address: u64, used: bool| match (used, address) {
-        (true, _) => range::array(address, args.count).map(Some),
-        (false, 0) => Ok(None),
-        (false, _) => Err(EINVAL),
-    };
-    let [uses_dst, uses_a, uses_b, uses_scalar] = uses;
+/// Checks what a program wants to be computed, and returns it with whether pages are to be moved to VRAM
+/// for it.
+fn work(args: &uapi::drm_vsvm_exec) -> Result<(Work, bool)> {
     let to_vram = uapi::drm_vsvm_exec_flags_DRM_VSVM_EXEC_TO_VRAM;
-    if args.flags & !to_vram != 0 || (args.scalar != 0 && !uses_scalar) {
+    if args.flags & !to_vram != 0 {
         return Err(EINVAL);
     }
-    Ok(Work {
-        op,
-        element,
-        root: 0,
-        dst: array(args.dst, uses_dst)?,
-        src: [array(args.src_a, uses_a)?, array(args.src_b, uses_b)?],
+    let request = Request {
+        op: match args.op {
+            uapi::drm_vsvm_op_DRM_VSVM_OP_FILL => ComputeOp::Fill,
+            uapi::drm_vsvm_op_DRM_VSVM_OP_ADD => ComputeOp::Add,
+            uapi::drm_vsvm_op_DRM_VSVM_OP_SAXPY => ComputeOp::Saxpy,
+            uapi::drm_vsvm_op_DRM_VSVM_OP_COPY => ComputeOp::Copy,
+            uapi::drm_vsvm_op_DRM_VSVM_OP_SUM => ComputeOp::Sum,
+            uapi::drm_vsvm_op_DRM_VSVM_OP_CHECKSUM => ComputeOp::Checksum,
+            _ => return Err(EINVAL),
+        },
+        element: match args.type_ {
+            uapi::drm_vsvm_type_DRM_VSVM_TYPE_U32 => Element::U32,
+            uapi::drm_vsvm_type_DRM_VSVM_TYPE_F32 => Element::F32,
+            _ => return Err(EINVAL),
+        },
+        dst: args.dst,
+        src: [args.src_a, args.src_b],
         count: args.count,
         scalar: args.scalar,
-        to_vram: args.flags & to_vram != 0,
-    })
+    };
+    let work = Work::new(&request).ok_or(EINVAL)?;
+    Ok((work, args.flags & to_vram != 0))
 }
 
 #[cfg(CONFIG_DRM_VSVM_KUNIT_TEST)]
@@ -283,7 +276,7 @@ mod tests {
 
     #[test]
     fn work_is_what_was_asked_for() -> Result {
-        let work = work(&saxpy())?;
+        let (work, _) = work(&saxpy())?;
         assert_eq!(work.dst, Some(0x1000..0x1040));
         assert_eq!(work.src, [Some(0x2000..0x2040), Some(0x3000..0x3040)]);
         Ok(())

@@ -12,50 +12,13 @@ use kernel::{
     }, //
 };
 
-use crate::hw::{
-    self,
-    ComputeCommand,
-    ComputeOp,
-    Descriptor,
-    Element, //
+use crate::{
+    hw::{
+        self,
+        Descriptor, //
+    },
+    request::Work, //
 };
-
-/// What a job is to do. Addresses have been checked.
-pub(crate) struct Work {
-    pub(crate) op: ComputeOp,
-    pub(crate) element: Element,
-    /// VRAM offset of the root page table.
-    pub(crate) root: u64,
-    /// The array that is written.
-    pub(crate) dst: Option<Range<u64>>,
-    /// The arrays that are read.
-    pub(crate) src: [Option<Range<u64>>; 2],
-    pub(crate) count: u64,
-    pub(crate) scalar: u32,
-    /// The pages of its arrays are to be moved to VRAM.
-    pub(crate) to_vram: bool,
-}
-
-impl Work {
-    /// Returns the descriptor.
-    fn encode(&self, fence: u64) -> Descriptor {
-        let start = |array: &Option<Range<u64>>| array.as_ref().map_or(0, |array| array.start);
-        let [a, b] = &self.src;
-        ComputeCommand {
-            op: self.op,
-            element: self.element,
-            irq: true,
-            fence,
-            root: self.root,
-            dst: start(&self.dst),
-            a: start(a),
-            b: start(b),
-            count: self.count,
-            scalar: self.scalar,
-        }
-        .encode()
-    }
-}
 
 /// How a job ended.
 #[derive(Clone, Copy)]
@@ -79,6 +42,10 @@ impl End {
 /// A job in the queue, or one that has ended.
 pub(crate) struct Job {
     work: Work,
+    /// VRAM offset of the root page table.
+    root: u64,
+    /// The pages of its arrays are to be moved to VRAM.
+    to_vram: bool,
     /// Fence of its descriptor.
     pub(crate) fence: Atomic<u64>,
     /// Why a fault of the job could not be resolved.
@@ -88,9 +55,11 @@ pub(crate) struct Job {
 
 impl Job {
     /// Creates a job that is not in a queue yet.
-    pub(crate) fn new(work: Work) -> Result<Arc<Self>> {
+    pub(crate) fn new(work: Work, root: u64, to_vram: bool) -> Result<Arc<Self>> {
         let job = Self {
             work,
+            root,
+            to_vram,
             fence: Atomic::new(0),
             fault: SetOnce::new(),
             end: SetOnce::new(),
@@ -100,7 +69,7 @@ impl Job {
 
     /// Returns the descriptor.
     pub(crate) fn encode(&self, fence: u64) -> Descriptor {
-        self.work.encode(fence)
+        self.work.encode(self.root, fence)
     }
 
     /// Returns the array that contains `va`, which the job will access from there on, and whether
@@ -117,7 +86,7 @@ impl Job {
 
     /// Returns whether pages are to be moved to VRAM when the job faults on them.
     pub(crate) fn wants_vram(&self) -> bool {
-        self.work.to_vram
+        self.to_vram
     }
 
     /// Tells why a fault could not be resolved, before the fault is cancelled.

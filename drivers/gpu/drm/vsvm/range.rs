@@ -29,23 +29,6 @@ pub(crate) fn pages(start: u64, length: u64) -> Result<Range<usize>> {
     Ok(usize::try_from(start)?..usize::try_from(end)?)
 }
 
-/// Checks an array of `count` elements at `start` and returns its addresses.
-///
-/// # Errors
-///
-/// `EINVAL` if it is empty, misaligned, overflows, or the GPU cannot reach all of it.
-pub(crate) fn array(start: u64, count: u64) -> Result<Range<u64>> {
-    /// Bytes of an element.
-    const ELEMENT: u64 = 4;
-
-    let length = count.checked_mul(ELEMENT).ok_or(EINVAL)?;
-    let end = start.checked_add(length).ok_or(EINVAL)?;
-    if count == 0 || start % ELEMENT != 0 || end > hw::VA_END {
-        return Err(EINVAL);
-    }
-    Ok(start..end)
-}
-
 /// Returns the pages around `va` that are worth making reachable when the access to `va` faulted
 /// and `array` contains it: the part of `array` that lies in the same leaf page table.
 pub(crate) fn around(va: u64, array: &Range<u64>) -> Range<u64> {
@@ -73,15 +56,6 @@ mod tests {
         assert!(pages(0x1000, 0xfff) == Err(EINVAL));
         assert!(pages(u64::MAX - 0xfff, 0x1000) == Err(EINVAL));
         assert!(pages(hw::VA_END, 0x1000) == Err(ENOMEM));
-    }
-
-    #[test]
-    fn array_refuses_nonsense() {
-        assert!(array(0x1000, 3).is_ok_and(|range| range == (0x1000..0x100c)));
-        assert!(array(0x1000, 0) == Err(EINVAL));
-        assert!(array(0x1002, 1) == Err(EINVAL));
-        assert!(array(0x1000, u64::MAX / 2) == Err(EINVAL));
-        assert!(array(hw::VA_END - 4, 2) == Err(EINVAL));
     }
 
     #[test]

@@ -22,7 +22,10 @@ use kernel::{
         pagemap_owner::PagemapOwner,
         MmWithUser, //
     },
-    num::casts,
+    num::casts::{
+        self,
+        arch::IntoSafeCastArch, //
+    },
     page::PAGE_SIZE,
     prelude::*,
     time::{
@@ -57,8 +60,6 @@ const WRITABLE_TIME: Delta = Delta::from_millis(100);
 
 /// Returns addresses of the GPU as those of the process, which they are.
 fn span(addresses: &Range<u64>) -> Range<usize> {
-    use kernel::num::casts::arch::IntoSafeCastArch;
-
     addresses.start.into_safe_cast_arch()..addresses.end.into_safe_cast_arch()
 }
 

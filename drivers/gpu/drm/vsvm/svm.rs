@@ -234,18 +234,18 @@ impl<'bound> Svm<'bound> {
         }
     }
 
-    /// Remembers a job until somebody has waited for it.
+    /// Queues a job, and remembers it until somebody has waited for it. Returns its number.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if there are too many.
-    pub(crate) fn add_job(&self, submit: impl FnOnce() -> Result<(u64, Arc<Job>)>) -> Result<u64> {
+    /// `EBUSY` if there are too many; those of [`ComputeChannel::submit`].
+    pub(crate) fn add_job(&self, job: Arc<Job>) -> Result<u64> {
         let mut jobs = self.jobs.lock();
         if jobs.count >= JOBS_MAX {
             return Err(EBUSY);
         }
         let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-        let (number, job) = submit()?;
+        let number = self.channel.submit(job.clone())?;
         jobs.tree.insert(node.into_node(number, job));
         jobs.count += 1;
         Ok(number)

@@ -7,6 +7,9 @@
 //! with data never leaves the driver without page tables. When the first is full, pages that were not
 //! used for long make room ([`Usage`]).
 //!
+//! Pages are given back one by one, wherever the last reference to one is dropped, also under a
+//! spinlock. So a pool is a bitmap: `kernel::gpu::buddy` takes a mutex, and memory for each block.
+//!
 //! Nothing in this file touches hardware.
 
 use core::ops::Range;

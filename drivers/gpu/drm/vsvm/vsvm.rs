@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `driver` | probing, and what is taken down in which order |
 //! | `power` | resets of the function, and sleep |
-//! | `file`, `range` | ioctls, and checks of their arguments |
+//! | `file`, `range`, `request` | ioctls, and checks of their arguments |
 //! | `regs`, `channel`, `hw` | registers, rings, the hardware interface |
 //! | `copy` | the copy engine, which never faults and that memory management may wait for |
 //! | `job`, `compute` | jobs of programs, and the channels that execute them |
@@ -38,6 +38,7 @@ mod power;
 mod range;
 mod reach;
 mod regs;
+mod request;
 mod spaces;
 mod stats;
 mod svm;

@@ -40,7 +40,7 @@ impl Results {
 
     /// Adds a test. Of tests with one name, each counts.
     pub fn insert(&mut self, category: &str, name: &str, verdict: Verdict) {
-        let name = format!("{category}: {name}");
+        let name = format!("{category}: {}", without_random(name));
         let mut unique = name.clone();
         let mut number = 1;
         while self.0.contains_key(&unique) {
@@ -87,6 +87,15 @@ fn rank(verdict: Option<Verdict>) -> u8 {
     }
 }
 
+/// The name of a test that was given a folder in /tmp, without the end of the folder's name.
+fn without_random(name: &str) -> String {
+    let words = name.split(' ').map(|word| match word.rsplit_once('_') {
+        Some((start, _)) if start.starts_with("/tmp/") => start,
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 fn without_numbers(name: &str) -> String {
     name.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
@@ -101,6 +110,11 @@ impl<'a> Change<'a> {
         self.name
             .split_once(": ")
             .map_or(self.name, |(category, _)| category)
+    }
+
+    /// What its name is in other runs too: without measurements.
+    pub fn lasting_name(&self) -> String {
+        without_numbers(self.name)
     }
 
     /// Is the second result worse than the first?
@@ -250,6 +264,19 @@ mod tests {
         let patched = "# category c\nok 1 faults 5 (0.1%)\nok 2 size 4\nnot ok 3 size 8\n";
         assert_eq!(pair(base, patched).changes().count(), 1);
         assert_eq!(worse(&pair(base, patched)), ["c: size 8"]);
+    }
+
+    #[test]
+    fn folders_with_random_names_are_no_change() {
+        let base = "# category c\n# running ./split /tmp/dir_a1B2c3\n# ok 1 order 2\n\
+            ok 1 split /tmp/dir_a1B2c3\n";
+        let patched = base.replace("a1B2c3", "zZ9xyy");
+        assert_eq!(pair(base, &patched).changes().count(), 0);
+        let patched = patched.replace("# ok 1", "# not ok 1");
+        assert_eq!(
+            worse(&pair(base, &patched)),
+            ["c: ./split /tmp/dir order 2"]
+        );
     }
 
     #[test]

@@ -132,20 +132,22 @@ pub fn check(args: &Args, table: &Path) -> Result<bool> {
     for category in &lost {
         println!("not run: {category}, as neither kernel got there");
     }
-    let repeated: BTreeSet<&str> = second
+    let repeated: BTreeSet<String> = second
         .changes()
         .filter(Change::is_worse)
-        .map(|change| change.name)
+        .map(|change| change.lasting_name())
         .collect();
     let mut worse = 0;
     for change in first.changes() {
-        let kind = match (change.is_worse(), repeated.contains(change.name)) {
-            (true, true) => "worse, twice",
-            (true, false) => "worse, not when run again",
-            (false, _) => "not worse",
+        let kind = match change.is_worse() {
+            true if repeated.contains(&change.lasting_name()) => {
+                worse += 1;
+                "worse, twice"
+            }
+            true => "worse, not when run again",
+            false => "not worse",
         };
         println!("{kind}: {change}");
-        worse += usize::from(change.is_worse() && repeated.contains(change.name));
     }
     println!("{}, {worse} for the worse", first.totals());
     Ok(worse == 0 && lost.is_empty())

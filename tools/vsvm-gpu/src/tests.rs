@@ -9,5 +9,5 @@ mod faults;
 mod inject;
 mod layout;
 mod registers;
-mod request;
+mod requests;
 mod rings;

@@ -34,15 +34,18 @@ pub struct Args {
     /// Multiplies the time limits, for slow kernels.
     #[arg(long, default_value_t = 1)]
     patience: u32,
+
+    /// More of the kernel's command line, in every run.
+    #[arg(long, default_value = "")]
+    append: String,
 }
 
 /// Runs all of it.
 pub fn check(args: &Args, results: &Path) -> Result<()> {
     let selftests = format!("devcache-selftests --patience {}", args.patience);
     report::group(results, "KUnit", || {
-        let mut run = Run::new(args, "kunit");
-        run.command
-            .args(["--gpu", "0", "--append", "kunit.enable=1", "--", "true"]);
+        let mut run = Run::new(args, "kunit", "kunit.enable=1");
+        run.command.args(["--gpu", "0", "--", "true"]);
         let (mut outcomes, _) = run.finish()?;
         outcomes.extend(ktap::parse(&run.console()?));
         Ok(outcomes)
@@ -53,10 +56,10 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
         ("random operations", "gpufsx", "gpufsx"),
         ("hmm selftests", "hmm-tests", "cd /mnt/ext4 && hmm-tests"),
     ] {
-        report::group(results, name, || Run::new(args, program).tests(command))?;
+        report::group(results, name, || Run::new(args, program, "").tests(command))?;
     }
     report::group(results, "broken rules", || {
-        let mut run = Run::new(args, "broken-rules");
+        let mut run = Run::new(args, "broken-rules", "");
         run.command.arg("--broken");
         run.tests(&format!("{selftests} --controls"))
     })
@@ -70,10 +73,13 @@ pub struct Run {
 }
 
 impl Run {
-    fn new(args: &Args, name: &str) -> Self {
+    fn new(args: &Args, name: &str, append: &str) -> Self {
         let console = args.logs.join(format!("console-test-{name}.log"));
         let limit = TIMEOUT * args.patience;
-        Self::on(&args.kernel, &args.guest, console, &limit.to_string())
+        let mut run = Self::on(&args.kernel, &args.guest, console, &limit.to_string());
+        let append = format!("{} {append}", args.append);
+        run.command.args(["--append", append.trim()]);
+        run
     }
 
     /// A run of this kernel, within `limit` seconds unless the user gives another limit.

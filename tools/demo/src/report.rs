@@ -53,13 +53,13 @@ impl<'a> Report<'a> {
         println!(
             "  the driver counted: {} pages in and {} back, {} MiB in and {} MiB back by DMA, \
              {} GPU faults, {} pages mapped, {} jobs",
-            driver("vsvm-pages-in")?,
-            driver("vsvm-pages-back")?,
-            driver("vsvm-dma-bytes-in")? >> 20,
-            driver("vsvm-dma-bytes-back")? >> 20,
-            driver("vsvm-gpu-faults")?,
-            driver("vsvm-pages-mapped")?,
-            driver("vsvm-jobs")?
+            driver("pages-in")?,
+            driver("pages-back")?,
+            driver("dma-bytes-in")? >> 20,
+            driver("dma-bytes-back")? >> 20,
+            driver("gpu-faults")?,
+            driver("pages-mapped")?,
+            driver("jobs")?
         );
         Ok(())
     }

@@ -69,7 +69,10 @@ use crate::{
         Job, //
     },
     regs::Regs,
-    stats::Stats, //
+    stats::{
+        ClientStats,
+        Stats, //
+    }, //
 };
 
 /// How often to look whether a job has ended, in case its interrupt got lost.
@@ -210,6 +213,7 @@ pub(crate) struct ComputeChannel<'bound> {
     channel: Channel<'bound>,
     #[pin]
     queue: Mutex<Queue>,
+    stats: Arc<ClientStats>,
     // Dropped after the channel has been stopped.
     _claim: Claim<'bound>,
 }
@@ -222,6 +226,7 @@ impl<'bound> ComputeChannel<'bound> {
     /// `ENOSPC` if all channels are in use.
     pub(crate) fn new(
         unit: Arc<ComputeUnit<'bound>>,
+        stats: Arc<ClientStats>,
     ) -> Result<impl PinInit<Self, Error> + use<'bound>> {
         let claim = unit.claim()?;
         let index = hw::CHANNEL_COMPUTE + claim.index;
@@ -243,6 +248,7 @@ impl<'bound> ComputeChannel<'bound> {
             unit,
             channel,
             queue <- new_mutex!(queue, "ComputeChannel::queue"),
+            stats,
             _claim: claim,
         }))
     }
@@ -256,6 +262,7 @@ impl<'bound> ComputeChannel<'bound> {
             };
             job.finish(self.end_of(&job, done));
             self.unit.stats.jobs.add(1);
+            self.stats.jobs.add(1);
             queue.progress = Instant::now();
         }
         queue

@@ -61,7 +61,10 @@ use crate::{
     power,
     regs::Regs,
     spaces::SvmTable,
-    stats::Stats,
+    stats::{
+        Stats,
+        Totals, //
+    },
     svm::Units,
     vram::Layout, //
 };
@@ -80,25 +83,13 @@ pub(crate) struct Gpu<'bound> {
     pub(crate) units: Units<'bound>,
 }
 
-/// Logs what the device has done when dropped.
-struct Summary<'bound> {
-    dev: &'bound Device<Bound>,
-    stats: Arc<Stats>,
-}
-
-impl Drop for Summary<'_> {
-    fn drop(&mut self) {
-        dev_info!(self.dev, "{}\n", &*self.stats);
-    }
-}
-
 type WakeIrq<'bound, T> = Pin<KBox<irq::Registration<'bound, WakeHandler<T>>>>;
 
 /// Everything a bound device has; see the head of the file for the order of the fields.
 pub(crate) struct VsvmData<'bound> {
     _registration: drm::Registration<'bound, VsvmDriver>,
     gpu: Gpu<'bound>,
-    _summary: Summary<'bound>,
+    _totals: Totals<'bound>,
     _compute_irq: WakeIrq<'bound, ComputeUnit<'bound>>,
     _copy_irq: WakeIrq<'bound, CopyEngine<'bound>>,
     _vectors: KBox<IrqVectorRegistration<'bound>>,
@@ -187,10 +178,7 @@ impl pci::Driver for VsvmDriver {
         let fault_irq = Arc::pin_init(fault_irq, GFP_KERNEL)?;
 
         let drm = drm::UnregisteredDevice::<Self>::new(pdev, Ok(()))?;
-        let summary = Summary {
-            dev,
-            stats: units.stats.clone(),
-        };
+        let totals = Totals::new(dev, units.stats.clone())?;
         let gpu = Gpu {
             faults: fault_irq,
             spaces,
@@ -208,7 +196,7 @@ impl pci::Driver for VsvmDriver {
         Ok(VsvmData {
             _registration: registration,
             gpu,
-            _summary: summary,
+            _totals: totals,
             _compute_irq: compute_irq,
             _copy_irq: copy_irq,
             _vectors: vectors,

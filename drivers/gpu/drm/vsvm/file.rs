@@ -83,9 +83,10 @@ impl drm::file::DriverFile for File {
             let (total, free) = (memory.size() >> 10, memory.available() >> 10);
             printer.print(fmt!("vsvm-vram-total:\t{total} KiB\n"));
             printer.print(fmt!("vsvm-vram-free:\t{free} KiB\n"));
-            gpu.units.stats.each(|name, value| {
+            let svm = self.svm.copy().and_then(|id| gpu.spaces.by_id(id));
+            for (name, value) in svm.iter().flat_map(|svm| svm.stats.all()) {
                 printer.print(fmt!("vsvm-{name}:\t{value}\n"));
-            });
+            }
         });
     }
 }

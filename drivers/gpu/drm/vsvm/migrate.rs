@@ -244,8 +244,11 @@ impl Batch<'_, '_> {
             let mmap = self.mm.mmap_read_lock();
             for span in mmap.spans(self.addresses.clone()) {
                 if let Span::Mapped { addresses, .. } = span {
-                    let taken = memory.take_in(&mmap, addresses, &mut self.scratch.buffer);
-                    resident += taken.unwrap_or(0);
+                    let taken = memory
+                        .take_in(&mmap, addresses, &mut self.scratch.buffer)
+                        .unwrap_or(0);
+                    self.svm.stats.pages_in.add(taken);
+                    resident += taken;
                 }
             }
         }

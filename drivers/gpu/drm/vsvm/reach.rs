@@ -251,6 +251,7 @@ impl<'bound> Svm<'bound> {
         let mapped = table.map(va, targets, &mut scratch.reserve)?;
         drop(stable);
         self.units.stats.pages_mapped.add(mapped);
+        self.stats.pages_mapped.add(mapped);
         Ok(Some(found))
     }
 

@@ -89,7 +89,10 @@ use crate::{
         Reserve, //
     },
     regs::Regs,
-    stats::Stats, //
+    stats::{
+        ClientStats,
+        Stats, //
+    }, //
 };
 
 /// Jobs of one address space that nobody has waited for.
@@ -164,6 +167,7 @@ pub(crate) struct Svm<'bound> {
     scratch: Mutex<Scratch<'bound>>,
     #[pin]
     work: Work<Self>,
+    pub(crate) stats: Arc<ClientStats>,
     // Dropped when the channel has been stopped.
     #[pin]
     pub(crate) notifier: IntervalNotifier<PageTable<'bound>>,
@@ -189,18 +193,20 @@ impl<'bound> Svm<'bound> {
             tree: RBTree::new(),
             count: 0,
         };
+        let stats = Arc::new(ClientStats::default(), GFP_KERNEL)?;
         let va_end = hw::VA_END.into_safe_cast_arch();
         Arc::pin_init(
             try_pin_init!(Self {
                 id,
                 root: table.root(),
-                channel <- ComputeChannel::new(units.compute.clone())?,
+                channel <- ComputeChannel::new(units.compute.clone(), stats.clone())?,
                 units,
                 cred: Credential::current(),
                 jobs <- new_mutex!(jobs, "Svm::jobs"),
                 pending <- new_mutex!(None, "Svm::pending"),
                 scratch <- new_mutex!(Scratch::new()?, "Svm::scratch"),
                 work <- new_work!("Svm::work"),
+                stats,
                 // SAFETY: An `Svm` is owned by the open file and the list of address spaces of the
                 // device, which do not forget it.
                 notifier <- unsafe {
@@ -272,6 +278,7 @@ impl<'bound> Svm<'bound> {
     ///
     /// A fault that is being served meanwhile is one that the engine has forgotten.
     pub(crate) fn has_faulted(self: Arc<Self>, fault: Fault, queue: &ScopedQueue<'bound>) {
+        self.stats.gpu_faults.add(1);
         *self.pending.lock() = Some(fault);
         // If it is in the queue already, it has not looked yet.
         let _ = queue.enqueue(self);

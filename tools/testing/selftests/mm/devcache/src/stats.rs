@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::path::PathBuf;
 
 /// Counters by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +16,11 @@ pub struct Counters(BTreeMap<String, u64>);
 
 /// Statistics of the core.
 const CORE: &str = "/sys/kernel/debug/devcache/stats";
+
+/// What the kernel tells about an open GPU.
+fn fdinfo(gpu: &Gpu) -> PathBuf {
+    format!("/proc/self/fdinfo/{}", gpu.file().as_raw_fd()).into()
+}
 
 impl Counters {
     /// Reads lines "name value" or "name: value unit"; other lines are left out.
@@ -38,10 +44,20 @@ impl Counters {
         Self::from_file(Path::new(CORE))
     }
 
-    /// What the driver has counted for an open GPU: its fdinfo.
+    /// What the driver has counted for all who use the GPU since it was bound.
     pub fn gpu(gpu: &Gpu) -> Result<Self> {
-        let fd = gpu.file().as_raw_fd();
-        Self::from_file(Path::new(&format!("/proc/self/fdinfo/{fd}")))
+        let info = fs::read_to_string(fdinfo(gpu))?;
+        let device = info
+            .lines()
+            .find_map(|line| line.strip_prefix("drm-pdev:"))
+            .context("no device is named in fdinfo")?;
+        let folder = format!("/sys/kernel/debug/vsvm-{}", device.trim());
+        Self::from_file(&Path::new(&folder).join("stats"))
+    }
+
+    /// What the driver has counted for this open GPU since it was attached.
+    pub fn client(gpu: &Gpu) -> Result<Self> {
+        Self::from_file(&fdinfo(gpu))
     }
 
     /// /proc/vmstat: numbers of pages of the whole system, with what processors have not yet added

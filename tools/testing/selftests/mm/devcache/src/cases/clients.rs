@@ -12,10 +12,12 @@ use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use devcache_selftests::cgroup::Cgroup;
+use devcache_selftests::gpu::Direction;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
 use devcache_selftests::model::add_u32;
+use devcache_selftests::stats::Counters;
 use devcache_selftests::sys;
 use devcache_selftests::sys::in_child;
 use devcache_selftests::sys::start_child;
@@ -36,6 +38,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::once("client_hangs", hangs),
     Case::once("clients_take_all_channels", take_all_channels),
     Case::disk("gpu_fault_is_charged", fault_is_charged),
+    Case::once("client_statistics", statistics),
 ];
 
 /// How long a job of somebody who is not concerned may take: less than the driver needs to notice a hang.
@@ -182,4 +185,30 @@ fn fault_is_charged(ctx: &Ctx) -> Result<()> {
         );
         Ok(())
     })
+}
+
+/// What is counted for a client is what was done for it, and a part of the totals.
+fn statistics(_: &Ctx) -> Result<()> {
+    const PAGES: u64 = 4;
+    let (busy, idle) = (Gpu::open()?, Gpu::open()?);
+    let map = Map::anonymous(PAGES as usize * PAGE)?;
+    map.touch_write(0..map.pages())?;
+
+    let before = Counters::gpu(&busy)?;
+    busy.migrate(&map, 0..map.pages(), Direction::ToVram)?;
+    busy.compute(add_one(&map))?;
+    let (after, client) = (Counters::gpu(&busy)?, Counters::client(&busy)?);
+    for (name, want) in [
+        ("pages-in", PAGES),
+        ("gpu-faults", 1),
+        ("pages-mapped", PAGES),
+        ("jobs", 1),
+    ] {
+        let key = format!("vsvm-{name}");
+        same(&key, client.get(&key)?, want)?;
+        same(&key, Counters::client(&idle)?.get(&key)?, 0)?;
+        let rise = after.get(name)? - before.get(name)?;
+        ensure!(rise >= want, "{name} of the device rose by {rise}");
+    }
+    Ok(())
 }

@@ -202,7 +202,7 @@ fn larger(map: &Map, want: &mut [u8]) -> Result<()> {
         add_in_vram(&gpu, map, value)?;
         let after = Counters::gpu(&gpu)?;
         let rise = |name| anyhow::Ok(after.get(name)? - before.get(name)?);
-        let (moved, evicted) = (rise("vsvm-pages-in")?, rise("vsvm-pages-evicted")?);
+        let (moved, evicted) = (rise("pages-in")?, rise("pages-evicted")?);
         let there = on_device(map)?;
         println!(
             "{} pages in {:?}: {moved} moved to VRAM of {total}, {evicted} evicted, {there} left there",

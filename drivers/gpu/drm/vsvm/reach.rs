@@ -274,7 +274,7 @@ impl<'bound> Svm<'bound> {
     ) -> Result {
         let step = match access {
             Access::Write => PAGE_SIZE,
-            _ => addresses.len(),
+            _ => addresses.len().max(PAGE_SIZE),
         };
         let begin = Instant::<Monotonic>::now();
         for start in addresses.step_by(step) {

@@ -18,9 +18,12 @@ export CARGO_TARGET_DIR="$cache/work-target"
 tools=devcache-kernel
 case $target in
 kernel) ;;
-run | shell | demo) tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests gpufsx" ;;
+run | shell | demo)
+	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests devcache-coherence gpufsx"
+	;;
 test)
-	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests gpufsx devcache-check"
+	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests devcache-coherence gpufsx"
+	tools="$tools devcache-check"
 	export CONFIG="${CONFIG:-test}" GPU="${GPU:-2}"
 	patience=1 append=
 	if [ "$CONFIG" = kasan ]; then

@@ -54,6 +54,7 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
     for (name, program, command) in [
         ("selftests", "devcache-selftests", selftests.as_str()),
         ("random operations", "gpufsx", "gpufsx"),
+        ("coherence", "devcache-coherence", "devcache-coherence"),
         ("hmm selftests", "hmm-tests", "cd /mnt/ext4 && hmm-tests"),
     ] {
         report::group(results, name, || Run::new(args, program, "").tests(command))?;

@@ -306,14 +306,28 @@ impl Gpu {
 
     /// Computes; a job that failed is an error. Returns the result.
     pub fn compute(&self, work: Work) -> io::Result<u64> {
-        let ended = self.run(work)?;
-        if ended.status == 0 {
-            return Ok(ended.result);
+        self.run(work)?.result()
+    }
+
+    /// The same, and pages move to VRAM as the job gets to them.
+    pub fn compute_in_vram(&self, work: Work) -> io::Result<u64> {
+        let mut argument = work.argument();
+        argument.flags = uapi::DRM_VSVM_EXEC_TO_VRAM;
+        self.exec_raw(&mut argument)?;
+        self.wait(JobId(argument.job), JOB_TIMEOUT)?.result()
+    }
+}
+
+impl Ended {
+    /// The result of a job that ended well.
+    fn result(self) -> io::Result<u64> {
+        if self.status == 0 {
+            return Ok(self.result);
         }
         Err(io::Error::other(format!(
             "the GPU job failed: {} at address {:#x}",
-            Errno::from_raw(-ended.status),
-            ended.fault_addr
+            Errno::from_raw(-self.status),
+            self.fault_addr
         )))
     }
 }

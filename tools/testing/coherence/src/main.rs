@@ -3,8 +3,8 @@
 //! pages. No write may be lost and no read be stale.
 //!
 //! The file is made of *cells* ([`layout`]): some words each, most of them several to a page, some across
-//! two pages, some with pages of their own. All words of a cell carry the same *stamp* ([`stamp`]): whose they
-//! are, and a version.
+//! two pages, some with pages of their own. All words of a cell carry the same *stamp* ([`stamp`]): whose
+//! they are, and a version.
 //!
 //! ```text
 //!   owner of a cell                                    anybody, at any time
@@ -17,9 +17,10 @@
 //! ```
 //!
 //! At any moment one thread at most has the right to write a cell. It may use any way to write: stores,
-//! pwrite(2), a GPU's job ([`region`]). The right passes from one to the next, and so does what is known of
-//! the cell, through memory of the program, which is not under test ([`ledger`]). Versions only grow. So
-//! for each word of what was read it is known what it can be, however reads and writes overlap:
+//! pwrite(2), a GPU's job ([`region`]). The right passes from one to the next, and so does what is known
+//! of the cell, through memory of the program, which is not under test ([`ledger`]). Versions only grow.
+//! So for each word of what was read it is known what it can be, however reads and writes overlap; what
+//! cannot be is:
 //!
 //! * older than what had been published before the read began, or than what somebody had seen before: a
 //!   *stale read*;

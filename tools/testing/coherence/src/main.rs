@@ -95,19 +95,25 @@ struct Options {
 /// do not run out.
 const ROUND: Duration = Duration::from_secs(3);
 
+/// How many rounds there are beyond the time given, until everything has happened: a machine may be slow.
+const MORE_ROUNDS: u32 = 20;
+
 /// Tests one file system.
 fn test(options: &Options, fs: &FileSystem, report: &mut Ktap<io::Stdout>) -> Result<Verdict> {
     let mount = fs.mount()?;
     let before = Counters::core()?;
+    let moved = |name| anyhow::Ok(Counters::core()?.get(name)? - before.get(name)?);
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let mut sum = Outcome::default();
+    let mut more_rounds = 0..MORE_ROUNDS;
     for seed in options.seed.. {
+        let round = ROUND.min(end.saturating_duration_since(Instant::now()));
         let setup = Setup {
             cpu: options.cpu.into(),
             gpu: options.gpu.into(),
             cells: options.cells.into(),
             seed,
-            end: end.min(Instant::now() + ROUND),
+            end: Instant::now() + if round.is_zero() { ROUND } else { round },
         };
         let outcome = round::run(setup, &mount)?;
         sum.by_cpu.add(outcome.by_cpu);
@@ -120,26 +126,25 @@ fn test(options: &Options, fs: &FileSystem, report: &mut Ktap<io::Stdout>) -> Re
             report.diagnostic(&lines.join("\n"))?;
             return Ok(Verdict::Fail);
         }
-        if Instant::now() >= end {
+        let (out, back) = (moved("pages_out")?, moved("pages_back")?);
+        let parts = [
+            out,
+            back,
+            (sum.by_cpu.raced + sum.by_gpu.raced) as u64,
+            sum.by_cpu.writes as u64,
+            sum.by_gpu.writes as u64,
+        ];
+        let all = !parts.contains(&0);
+        if Instant::now() >= end && (all || more_rounds.next().is_none()) {
+            report.diagnostic(&format!(
+                "{out} pages went to a device and {back} came back"
+            ))?;
+            if !all {
+                report.diagnostic("something never happened: this tested nothing")?;
+                return Ok(Verdict::Fail);
+            }
             break;
         }
-    }
-    let after = Counters::core()?;
-    let moved = |name| anyhow::Ok(after.get(name)? - before.get(name)?);
-    let (out, back) = (moved("pages_out")?, moved("pages_back")?);
-    report.diagnostic(&format!(
-        "{out} pages went to a device and {back} came back"
-    ))?;
-    let parts = [
-        out,
-        back,
-        (sum.by_cpu.raced + sum.by_gpu.raced) as u64,
-        sum.by_cpu.writes as u64,
-        sum.by_gpu.writes as u64,
-    ];
-    if parts.contains(&0) {
-        report.diagnostic("something never happened: this tested nothing")?;
-        return Ok(Verdict::Fail);
     }
     Ok(Verdict::Pass)
 }

@@ -56,7 +56,7 @@ pub(crate) const HMM_TIMEOUT: Msecs = 1000;
 const ROUNDS: usize = 100;
 
 /// How long to go on making pages writable.
-const WRITABLE_TIME: Delta = Delta::from_millis(100);
+const WRITABLE_TIME: Delta = Delta::from_millis(500);
 
 /// Returns addresses of the GPU as those of the process, which they are.
 fn span(addresses: &Range<u64>) -> Range<usize> {

@@ -25,12 +25,6 @@ test)
 	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests devcache-coherence gpufsx"
 	tools="$tools devcache-check"
 	export CONFIG="${CONFIG:-test}" GPU="${GPU:-2}"
-	patience=1 append=
-	if [ "$CONFIG" = kasan ]; then
-		# While identify_cpu() has the features of the boot processor cleared, an interrupt looks for
-		# KASAN's shadow where it is with four levels of page tables.
-		patience=4 append=no5lvl
-	fi
 	;;
 upstream-tests)
 	tools="$tools devcache-vm devcache-check"
@@ -40,6 +34,13 @@ upstream-tests)
 *) die "unknown target $target" ;;
 esac
 if [ "$target" = run ] && [ -z "${CMD:-}" ]; then die "nothing to run: make run CMD='<command>'"; fi
+
+patience=1 append=
+if [ "${CONFIG:-}" = kasan ]; then
+	# While identify_cpu() has the features of the boot processor cleared, an interrupt looks for
+	# KASAN's shadow where it is with four levels of page tables.
+	patience=4 append=no5lvl
+fi
 
 build_tools() {
 	cd "$work/tools"
@@ -70,9 +71,9 @@ fi
 exec 9>&-
 
 case $target in
-run) devcache-vm --kernel "$run/bzImage" --guest "$guest" -- "$CMD" ;;
-shell) devcache-vm --kernel "$run/bzImage" --guest "$guest" ;;
-demo) devcache-vm --kernel "$run/bzImage" --guest "$guest" -- devcache-demo ;;
+run) devcache-vm --kernel "$run/bzImage" --append "$append" --guest "$guest" -- "$CMD" ;;
+shell) devcache-vm --kernel "$run/bzImage" --append "$append" --guest "$guest" ;;
+demo) devcache-vm --kernel "$run/bzImage" --append "$append" --guest "$guest" -- devcache-demo ;;
 upstream-tests)
 	devcache-check --results "$cache/log/upstream-tests" upstream \
 		--patched "$run" --base "$run/base" --logs "$cache/log"

@@ -10,6 +10,7 @@ use crate::step::MAX;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
+use devcache_selftests::cgroup::Cgroup;
 use devcache_selftests::gpu::Direction;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
@@ -32,11 +33,15 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// What both devices of a process need only once.
+/// The control group does not limit anything.
+const NO_LIMIT: usize = 1 << 40;
+
+/// What a process needs only once: both devices, and a control group.
 #[derive(Debug)]
 pub(crate) struct Devices {
     gpu: Gpu,
     mirror: Mirror,
+    group: Cgroup,
 }
 
 impl Devices {
@@ -45,6 +50,7 @@ impl Devices {
         Ok(Devices {
             gpu: Gpu::open()?,
             mirror: Mirror::open()?,
+            group: Cgroup::enter(NO_LIMIT)?,
         })
     }
 }
@@ -301,6 +307,7 @@ impl<'a> Exercise<'a> {
             Op::Fsync => open.file.sync_all()?,
             Op::Msync => open.map.sync(MsFlags::MS_SYNC)?,
             Op::DropCaches => sys::drop_caches()?,
+            Op::Reclaim(span) => self.devices.group.reclaim(span.within(MAX, PAGE).len())?,
             Op::Remount => {
                 if self.mount.on_disk() {
                     self.open = None;

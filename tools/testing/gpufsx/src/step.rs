@@ -79,6 +79,8 @@ pub(crate) enum Op {
     Msync,
     /// Clean page cache is dropped, and shrinkers run.
     DropCaches,
+    /// The kernel is made to find as much memory in what the process uses.
+    Reclaim(Span),
     /// Everything is closed, and the file system unmounted and mounted.
     Remount,
     /// Pages move to the GPU, after a load or a store.
@@ -146,6 +148,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Fsync),
         2 => Just(Op::Msync),
         1 => Just(Op::DropCaches),
+        1 => span().prop_map(Op::Reclaim),
         1 => Just(Op::Remount),
         12 => (span(), any::<bool>()).prop_map(|(span, write)| Op::Send { span, write }),
         3 => span().prop_map(Op::Recall),

@@ -4,6 +4,7 @@
 use anyhow::Context;
 use anyhow::Result;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -32,6 +33,15 @@ impl Cgroup {
     /// Changes the limit, in bytes. To go below what is in use makes the kernel reclaim.
     pub fn set_max(&self, max: usize) -> Result<()> {
         write(&self.dir, "memory.max", &max.to_string())
+    }
+
+    /// Makes the kernel reclaim this many bytes, or what there is.
+    pub fn reclaim(&self, bytes: usize) -> Result<()> {
+        let path = self.dir.join("memory.reclaim");
+        match fs::write(&path, bytes.to_string()) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+            result => result.with_context(|| format!("write to {}", path.display())),
+        }
     }
 
     /// Bytes charged to the group.

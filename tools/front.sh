@@ -23,9 +23,10 @@ run | shell | demo)
 	;;
 test)
 	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests devcache-coherence gpufsx"
-	tools="$tools devcache-check"
+	tools="$tools devcache-powercut devcache-check"
 	export CONFIG="${CONFIG:-test}" GPU="${GPU:-2}"
 	;;
+power-cuts) tools="$tools vsvm-gpu devcache-powercut" ;;
 upstream-tests)
 	tools="$tools devcache-vm devcache-check"
 	export CONFIG="${CONFIG:-test}"
@@ -74,6 +75,7 @@ case $target in
 run) devcache-vm --kernel "$run/bzImage" --append "$append" --guest "$guest" -- "$CMD" ;;
 shell) devcache-vm --kernel "$run/bzImage" --append "$append" --guest "$guest" ;;
 demo) devcache-vm --kernel "$run/bzImage" --append "$append" --guest "$guest" -- devcache-demo ;;
+power-cuts) devcache-powercut cut --kernel "$run/bzImage" --append "$append" --guest "$guest" ;;
 upstream-tests)
 	devcache-check --results "$cache/log/upstream-tests" upstream \
 		--patched "$run" --base "$run/base" --logs "$cache/log"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KUnit and kselftests, each in a guest of its own.
+//! KUnit, kselftests and power cuts, each in guests of their own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,9 @@ const RUN_FAILED: i32 = 254;
 
 /// Limit for each guest, in seconds, unless the user gives one.
 const TIMEOUT: u32 = 1500;
+
+/// Number of power cuts: as few as show that the machine comes up again, twice.
+const CUTS: &str = "2";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -66,6 +69,22 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
     ] {
         report::group(results, name, || Run::new(args, program, "").tests(command))?;
     }
+    report::group(results, "power cuts", || {
+        let mut command = Command::new("devcache-powercut");
+        command.arg("cut").arg("--kernel").arg(&args.kernel);
+        command.arg("--guest").arg(&args.guest);
+        command.args(["--append", &args.append, "--cuts", CUTS, "--seed", "1"]);
+        let output = command.output().context("cannot run devcache-powercut")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let ended = matches!(output.status.code(), Some(0 | 1));
+        let mut outcomes = vec![Outcome::new(
+            "the power cuts come to their end",
+            ended,
+            &said,
+        )];
+        outcomes.extend(ktap::parse(&String::from_utf8_lossy(&output.stdout)));
+        Ok(outcomes)
+    })?;
     report::group(results, "broken rules", || {
         let mut run = Run::new(args, "broken-rules", "");
         run.command.arg("--broken");

@@ -49,4 +49,9 @@ impl Disks {
     pub fn paths(&self) -> impl Iterator<Item = PathBuf> + '_ {
         DISKS.iter().map(|(name, ..)| self.0.path().join(name))
     }
+
+    /// Leaves them in their folder for good, which is given.
+    pub fn keep(self) -> PathBuf {
+        self.0.keep()
+    }
 }

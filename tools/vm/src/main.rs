@@ -1,75 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Runs a command in a virtual machine with the GPU attached, or gives a shell there.
-//!
-//! A run is four things that live and end together: the GPU model, QEMU, the guest's first process
-//! ([`guest-init.sh`](../guest-init.sh)) and the kernel's console. The command's output and errors, and
-//! its exit status, come through ports of a virtio serial device, so that they never mix with the
-//! console, which is a log that is searched for complaints of the kernel when the run is over
-//! ([`console`]).
-//!
-//! virtme-ng, which does much of this, was looked at in trixie's version 1.35 and does not serve: it uses
-//! KVM wherever /dev/kvm can be opened, sets `quiet loglevel=0` when it runs a script, shares the
-//! guest's memory (which the GPU model needs for DMA) only together with virtiofs or NUMA, and neither
-//! bounds the time of a run nor looks at the console.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
-
-mod console;
-mod disks;
-mod machine;
-mod run;
+use anyhow::{Context, Result};
+use clap::Parser;
+use devcache_stage::Cache;
+use devcache_vm::disks::Disks;
+use devcache_vm::guest::{Guest, Session};
+use devcache_vm::machine::{Drive, Machine};
+use devcache_vm::RUN_FAILED;
 
 /// Run a command in a virtual machine with the GPU attached; without a command, give a shell there.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// The kernel.
-    #[arg(long)]
-    kernel: PathBuf,
-
-    /// The folder that the guest sees at /devcache, with bin/ and lib/modules/; files are added to it.
-    #[arg(long)]
-    guest: PathBuf,
-
-    /// A folder that the guest sees at /host.
-    #[arg(long, env = "SHARE")]
-    share: Option<PathBuf>,
+    #[command(flatten)]
+    machine: Machine,
 
     /// Limit for the run, in seconds.
     #[arg(long, env = "TIMEOUT")]
     timeout: Option<u64>,
-
-    /// Memory of the guest.
-    #[arg(long, env = "MEM", default_value = "2G")]
-    memory: String,
-
-    /// Processors of the guest.
-    #[arg(long, default_value_t = 2)]
-    cpus: u8,
-
-    /// How the guest's processors are run.
-    #[arg(long, env = "ACCEL", value_enum, default_value_t = Accel::Tcg)]
-    accel: Accel,
-
-    /// Number of GPUs.
-    #[arg(long, env = "GPU", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=4))]
-    gpu: u8,
-
-    /// Whether the GPUs reach memory through an IOMMU only, which forgets at once what is unmapped.
-    #[arg(long, env = "IOMMU", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
-    iommu: u8,
-
-    /// Options for the model of each GPU.
-    #[arg(long, env = "GPU_ARGS", default_value = "", allow_hyphen_values = true)]
-    gpu_args: String,
-
-    /// More of the kernel's command line.
-    #[arg(long, default_value = "")]
-    append: String,
 
     /// Complaints of the kernel are not a failure: the command breaks it on purpose.
     #[arg(long)]
@@ -83,20 +38,47 @@ struct Args {
     command: Option<String>,
 }
 
-/// How the guest's processors are run.
-#[derive(Clone, Copy, ValueEnum)]
-enum Accel {
-    /// By translation: slow and works everywhere.
-    Tcg,
-    /// By the host's processor. That /dev/kvm can be opened does not say that a guest will run.
-    Kvm,
+/// Limit for a run with a command when none is given.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Runs the command; gives the exit status it had in the guest.
+///
+/// # Errors
+///
+/// Whatever kept the guest from running it to its end within the limit, and any complaint of the kernel.
+fn run(args: &Args) -> Result<u8> {
+    let cache = Cache::from_env()?;
+    let log = cache.log("vm")?;
+    let interrupted = devcache_vm::interruption()?;
+    let scratch = cache.path("vm");
+    fs::create_dir_all(&scratch)?;
+    let disks = Disks::create(&scratch, &log)?;
+    let console = tempfile::Builder::new()
+        .prefix("console-")
+        .suffix(".log")
+        .tempfile_in(cache.path("log"))?;
+
+    let session = Session {
+        command: args.command.as_deref(),
+        drives: disks.paths().map(Drive::File).collect(),
+        port: None,
+        console: console.path(),
+    };
+    let default = args.command.as_ref().map(|_| DEFAULT_TIMEOUT);
+    let limit = args.timeout.map(Duration::from_secs).or(default);
+    let ended = Guest::start(&args.machine, session, &log)?.wait(limit, &interrupted);
+
+    let text = String::from_utf8_lossy(&fs::read(console.path())?).into_owned();
+    let kept = args
+        .console
+        .clone()
+        .unwrap_or_else(|| cache.path("log/console.log"));
+    fs::copy(console.path(), &kept).with_context(|| format!("cannot write {}", kept.display()))?;
+    ended?.judge(&text, &cache.shown(&kept), args.broken)
 }
 
-/// Exit status when the run itself failed, whatever its command did.
-const RUN_FAILED: u8 = 254;
-
 fn main() -> ExitCode {
-    match run::run(&Args::parse()) {
+    match run(&Args::parse()) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("devcache: {error:#}");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One run from start to end.
+//! One run of a machine from start to end.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -14,17 +14,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use command_fds::{CommandFdExt, FdMapping};
-use devcache_stage::{Cache, Log};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use devcache_stage::Log;
 
-use crate::disks::Disks;
-use crate::{console, machine, Args};
+use crate::machine::{Drive, Machine};
+use crate::{console, machine};
 
 const INIT: &str = include_str!("guest-init.sh");
-
-/// Limit for a run with a command when none is given.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long the GPU model may take until it listens.
 const GPU_START: Duration = Duration::from_secs(10);
@@ -46,92 +41,34 @@ impl Drop for Owned {
     }
 }
 
-/// Runs the command; gives the exit status it had in the guest.
-///
-/// # Errors
-///
-/// Whatever kept the guest from running it to its end within the limit, and any complaint of the kernel.
-pub fn run(args: &Args) -> Result<u8> {
-    let cache = Cache::from_env()?;
-    let log = cache.log("vm")?;
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
-    }
-    prepare_guest_folder(args)?;
-    let scratch = cache.path("vm");
-    fs::create_dir_all(&scratch)?;
-    let disks = Disks::create(&scratch, &log)?;
-    let console = tempfile::Builder::new()
-        .prefix("console-")
-        .suffix(".log")
-        .tempfile_in(cache.path("log"))?;
-
-    let gpus = (0..args.gpu).map(|number| start_gpu(args, number, &log));
-    let gpus = gpus.collect::<Result<Vec<_>>>()?;
-    let sockets = gpus.iter().map(|(_, socket)| socket.as_path());
-    let mut qemu = machine::command(args, &disks, console.path(), sockets);
-    let ended = Run::start(&mut qemu, args, &log)?.wait(args, &interrupted);
-
-    let text = String::from_utf8_lossy(&fs::read(console.path())?).into_owned();
-    let kept = args
-        .console
-        .clone()
-        .unwrap_or_else(|| cache.path("log/console.log"));
-    fs::copy(console.path(), &kept).with_context(|| format!("cannot write {}", kept.display()))?;
-    judge(ended?, &text, &cache.shown(&kept), args.broken)
-}
-
-/// Decides by what the guest reported and by its console how the run went. Complaints of a kernel that
-/// is `broken` on purpose do not count.
-fn judge(ended: Ended, console: &str, log: &Path, broken: bool) -> Result<u8> {
-    let log = log.display();
-    if let Some(found) = console::complaints(console)?.filter(|_| !broken) {
-        bail!("the kernel complained:\n{found}the whole console: {log}");
-    }
-    if let Some(trouble) = ended.trouble {
-        let lines: Vec<&str> = console.lines().collect();
-        let tail = lines[lines.len().saturating_sub(20)..].join("\n  ");
-        bail!("{trouble}; the end of its console:\n  {tail}\nthe whole console: {log}");
-    }
-    let tainted = ended.report.number("tainted").filter(|_| !broken);
-    if let Some(taints) = tainted.and_then(console::taints) {
-        bail!("the kernel is tainted ({taints}); its console: {log}");
-    }
-    let status = ended.report.number("status");
-    status
-        .and_then(|status| status.try_into().ok())
-        .context("the guest reported no exit status")
-}
-
-fn prepare_guest_folder(args: &Args) -> Result<()> {
+fn prepare_guest_folder(machine: &Machine, command: Option<&str>) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
 
-    let init = args.guest.join("init");
+    let init = machine.guest.join("init");
     fs::write(&init, INIT).with_context(|| format!("cannot write {}", init.display()))?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
     let flags = [
-        ("cmd", args.command.as_deref()),
-        ("gpu", (args.gpu != 0).then_some("")),
-        ("share", args.share.as_ref().map(|_| "")),
+        ("cmd", command),
+        ("gpu", (machine.gpu != 0).then_some("")),
+        ("share", machine.share.as_ref().map(|_| "")),
     ];
     for (name, content) in flags {
         if let Some(content) = content {
-            fs::write(args.guest.join(name), content)?;
+            fs::write(machine.guest.join(name), content)?;
         }
     }
     Ok(())
 }
 
 /// Starts a GPU model and waits until it listens: QEMU connects once.
-fn start_gpu(args: &Args, number: u8, log: &Log) -> Result<(Owned, PathBuf)> {
+fn start_gpu(machine: &Machine, number: u8, log: &Log) -> Result<(Owned, PathBuf)> {
     let name = format!("vsvm-gpu-{}-{number}.sock", std::process::id());
     let socket = std::env::temp_dir().join(name);
     let output = File::options().append(true).open(log.path())?;
     let model = Command::new("vsvm-gpu")
         .arg("--socket")
         .arg(&socket)
-        .args(args.gpu_args.split_whitespace())
+        .args(machine.gpu_args.split_whitespace())
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)
@@ -164,36 +101,78 @@ impl Report {
 }
 
 /// How a run ended.
-struct Ended {
+pub struct Ended {
     report: Report,
     /// What went wrong, if the guest did not get to report an exit status.
     trouble: Option<String>,
 }
 
-/// A running guest.
-struct Run {
+impl Ended {
+    /// Decides by what the guest reported and by its console how the run went. Complaints of a kernel that
+    /// is `broken` on purpose do not count.
+    pub fn judge(self, console: &str, log: &Path, broken: bool) -> Result<u8> {
+        let log = log.display();
+        if let Some(found) = console::complaints(console)?.filter(|_| !broken) {
+            bail!("the kernel complained:\n{found}the whole console: {log}");
+        }
+        if let Some(trouble) = self.trouble {
+            let lines: Vec<&str> = console.lines().collect();
+            let tail = lines[lines.len().saturating_sub(20)..].join("\n  ");
+            bail!("{trouble}; the end of its console:\n  {tail}\nthe whole console: {log}");
+        }
+        let tainted = self.report.number("tainted").filter(|_| !broken);
+        if let Some(taints) = tainted.and_then(console::taints) {
+            bail!("the kernel is tainted ({taints}); its console: {log}");
+        }
+        let status = self.report.number("status");
+        status
+            .and_then(|status| status.try_into().ok())
+            .context("the guest reported no exit status")
+    }
+}
+
+/// What a machine is to do in one run.
+pub struct Session<'a> {
+    /// The command, for the guest's shell; without one, the user gets a shell.
+    pub command: Option<&'a str>,
+    /// The disks, in the order of the guest's names `vda`, `vdb`, ...
+    pub drives: Vec<Drive>,
+    /// What the guest has at [`machine::OWN_PORT_PATH`].
+    pub port: Option<OwnedFd>,
+    /// The file for what the kernel says.
+    pub console: &'a Path,
+}
+
+/// A running guest. When it is dropped it ends at once, as by a power cut.
+pub struct Guest {
     qemu: Owned,
+    _gpus: Vec<Owned>,
     output: Vec<JoinHandle<io::Result<()>>>,
     report: JoinHandle<io::Result<String>>,
     reported: Arc<AtomicBool>,
     log: PathBuf,
 }
 
-impl Run {
-    fn start(qemu: &mut Command, args: &Args, log: &Log) -> Result<Self> {
+impl Guest {
+    /// Starts a machine. What the command prints appears as this process's own output.
+    pub fn start(machine: &Machine, session: Session<'_>, log: &Log) -> Result<Self> {
+        prepare_guest_folder(machine, session.command)?;
+        let gpus = (0..machine.gpu).map(|number| start_gpu(machine, number, log));
+        let (gpus, gpu_sockets): (Vec<_>, Vec<_>) =
+            gpus.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+
         let mut ours = Vec::new();
         let mut theirs = Vec::new();
-        for (child_fd, _) in (machine::FIRST_FD..).zip(machine::PORTS) {
+        for _ in machine::PORTS {
             let (host, guest) = UnixStream::pair()?;
             ours.push(host);
-            theirs.push(FdMapping {
-                parent_fd: OwnedFd::from(guest),
-                child_fd,
-            });
+            theirs.push(OwnedFd::from(guest));
         }
+        let interactive = session.command.is_none();
+        let sockets = gpu_sockets.iter().map(PathBuf::as_path);
+        let mut qemu = machine::command(machine, session, theirs, sockets)?;
         let output = File::options().append(true).open(log.path())?;
-        let interactive = args.command.is_none();
-        qemu.fd_mappings(theirs)?.stdin(if interactive {
+        qemu.stdin(if interactive {
             Stdio::inherit()
         } else {
             Stdio::null()
@@ -204,9 +183,9 @@ impl Run {
             output.try_clone()?.into()
         });
         let child = qemu.stderr(output).spawn().context("cannot start QEMU")?;
-        let qemu_owned = Owned(child);
+        let child = Owned(child);
         // The command holds our copies of QEMU's ends; with them open the threads would never end.
-        *qemu = Command::new("true");
+        drop(qemu);
 
         let mut ours = ours.into_iter();
         let (Some(out), Some(err), Some(ctl)) = (ours.next(), ours.next(), ours.next()) else {
@@ -215,7 +194,8 @@ impl Run {
         let reported = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&reported);
         Ok(Self {
-            qemu: qemu_owned,
+            qemu: child,
+            _gpus: gpus,
             output: vec![
                 thread::spawn(move || pass(out, io::stdout())),
                 thread::spawn(move || pass(err, io::stderr())),
@@ -227,9 +207,7 @@ impl Run {
     }
 
     /// Waits for the end of the guest, or makes it.
-    fn wait(mut self, args: &Args, interrupted: &AtomicBool) -> Result<Ended> {
-        let default = args.command.as_ref().map(|_| DEFAULT_TIMEOUT);
-        let limit = args.timeout.map(Duration::from_secs).or(default);
+    pub fn wait(mut self, limit: Option<Duration>, interrupted: &AtomicBool) -> Result<Ended> {
         let start = Instant::now();
         let mut since_report = None;
         let (status, trouble) = loop {

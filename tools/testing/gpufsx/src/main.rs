@@ -13,6 +13,7 @@ mod step;
 use anyhow::Context;
 use anyhow::Result;
 use clap::Parser;
+use devcache_selftests::kmsg;
 use devcache_selftests::ktap::Ktap;
 use devcache_selftests::ktap::Verdict;
 use devcache_selftests::mount::FileSystem;
@@ -114,6 +115,10 @@ fn random(
             .new_tree(&mut runner)
             .map_err(|reason| anyhow::anyhow!("no sequence: {reason}"))?;
         let operations = sequence.current().len();
+        kmsg::note(&format!(
+            "gpufsx: {}: seed {seed}, after {done} operations",
+            mount.kind
+        ))?;
         let result = runner.run_one(sequence, |steps| {
             exercise(devices, mount, &steps)
                 .map_err(|error| TestCaseError::fail(format!("{error:#}")))

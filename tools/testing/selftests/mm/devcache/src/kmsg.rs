@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The kernel log, to blame a complaint on the test that caused it.
 
+use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
@@ -8,6 +9,11 @@ use std::io::Read;
 use std::io::Seek;
 use std::io::SeekFrom;
 use std::os::unix::fs::OpenOptionsExt;
+
+/// Writes a line to the log: what was going on can be seen there after the kernel died of it.
+pub fn note(line: &str) -> io::Result<()> {
+    fs::write("/dev/kmsg", line)
+}
 
 /// A reader that starts at the end of the log.
 pub struct Kmsg {

@@ -210,6 +210,9 @@ enum drm_vsvm_exec_flags {
 	DRM_VSVM_EXEC_TO_VRAM = 1 << 0,
 };
 
+/* How many syncobjs a job can wait for, and how many it can signal. */
+#define DRM_VSVM_SYNCOBJS_MAX	64
+
 /**
  * struct drm_vsvm_exec - argument of DRM_IOCTL_VSVM_EXEC
  *
@@ -218,9 +221,28 @@ enum drm_vsvm_exec_flags {
  * by the driver's fault handling. Jobs of one file are executed in the order in
  * which they were queued.
  *
+ * A job may wait for syncobjs before it begins, and jobs behind it then wait
+ * too. What it waits for are the fences that are in the syncobjs at the time of
+ * the call. If one of them ends with an error, so does the job, without having
+ * begun.
+ *
+ * The syncobjs that a job signals become empty when it is queued, and get a
+ * fence when it has ended: one that is signalled, and has an error if the job
+ * failed. A job that can fault must not have a fence before. So whoever waits
+ * for it waits for the fence to appear, too
+ * (%DRM_SYNCOBJ_WAIT_FLAGS_WAIT_FOR_SUBMIT), and until then the syncobj cannot
+ * be given to anybody who needs a fence: not to another job, and not to
+ * DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD for a sync file. Who gives a syncobj to two
+ * jobs at a time is told of the end of either.
+ *
+ * Only the binary form of syncobjs is supported. If the call fails no syncobj
+ * has changed.
+ *
  * EINVAL: unknown operation or type, a count of zero, a misaligned address, an
  * array beyond what the GPU can reach, an address or scalar the operation does
- * not use that is not zero. EBUSY: too many jobs are pending; wait for one.
+ * not use that is not zero; too many syncobjs, an address of none; a syncobj to
+ * wait for is empty. ENOENT: a syncobj does not exist. EFAULT: a list of
+ * syncobjs cannot be read. EBUSY: too many jobs are pending; wait for one.
  * EPERM: the caller is not the process that attached. EIO: the compute engine
  * is in error.
  */
@@ -248,6 +270,30 @@ struct drm_vsvm_exec {
 
 	/** @flags: Input. Of &enum drm_vsvm_exec_flags. */
 	__u32 flags;
+
+	/**
+	 * @wait_syncobjs: Input. Address of the handles, each a __u32, of the
+	 * syncobjs to wait for; zero if there are none.
+	 */
+	__u64 wait_syncobjs;
+
+	/**
+	 * @signal_syncobjs: Input. Address of the handles, each a __u32, of the
+	 * syncobjs to signal; zero if there are none.
+	 */
+	__u64 signal_syncobjs;
+
+	/**
+	 * @wait_count: Input. How many syncobjs to wait for, up to
+	 * %DRM_VSVM_SYNCOBJS_MAX.
+	 */
+	__u32 wait_count;
+
+	/**
+	 * @signal_count: Input. How many syncobjs to signal, up to
+	 * %DRM_VSVM_SYNCOBJS_MAX.
+	 */
+	__u32 signal_count;
 
 	/** @job: Output. Names the job in DRM_IOCTL_VSVM_WAIT; never zero. */
 	__u64 job;
@@ -282,7 +328,8 @@ struct drm_vsvm_wait {
 	 * @fault_addr could not be made reachable, for that reason. ECANCELED:
 	 * the job was cancelled since the device is going away. EIO with
 	 * @fault_addr zero: the compute engine failed, or the job ran for
-	 * seconds without end. ENODEV: the device has vanished.
+	 * seconds without end. ENODEV: the device has vanished. Any error of a
+	 * fence that the job waited for, with @fault_addr zero.
 	 */
 	__s32 status;
 

@@ -2,9 +2,10 @@
 
 //! Compute channels: each address space has one, and with it a queue of jobs of its own.
 //!
-//! A job is named by the first fence of its descriptor. Interrupts only wake those who wait; whoever
-//! holds the lock of a queue first looks at the completion array for jobs that have ended
-//! ([`ComputeChannel::lock`]), so what is seen under the lock is always up to date.
+//! Interrupts only wake those who wait; whoever holds the lock of a queue first looks at the
+//! completion array for jobs that have ended ([`ComputeChannel::lock`]), so what is seen under the
+//! lock is always up to date. Somebody must look: the program that waits for a job, or a follower
+//! ([`super::follow`]).
 //!
 //! # Hangs
 //!
@@ -21,7 +22,7 @@
 //! # Locks
 //!
 //! `ComputeChannel::queue` is taken with no other lock of the driver held but those of [`super::power`],
-//! and only that of [`Wake`] is taken inside.
+//! and only that of [`Wake`] is taken inside, and those of fences and syncobjs, which are leaves.
 
 use kernel::{
     device::{
@@ -30,10 +31,6 @@ use kernel::{
     },
     new_mutex,
     new_spinlock,
-    num::casts::{
-        self,
-        arch::IntoSafeCastArch, //
-    },
     prelude::*,
     sync::{
         atomic::Relaxed,
@@ -43,6 +40,7 @@ use kernel::{
         SpinLock, //
     },
     time::{
+        delay::fsleep,
         msecs_to_jiffies,
         Delta,
         Instant,
@@ -54,10 +52,8 @@ use kernel::{
 use crate::{
     channel::{
         Channel,
-        Cursor,
         HasWake,
-        Wake,
-        RING_SIZE, //
+        Wake, //
     },
     hw::{
         self,
@@ -68,11 +64,18 @@ use crate::{
         End,
         Job, //
     },
+    queue::{
+        Entry,
+        Obstacle,
+        Queue,
+        State, //
+    },
     regs::Regs,
     stats::{
         ClientStats,
         Stats, //
-    }, //
+    },
+    syncobj::Fences, //
 };
 
 /// How often to look whether a job has ended, in case its interrupt got lost.
@@ -80,64 +83,6 @@ const LOOK_AGAIN: Msecs = 100;
 
 /// How long a job may run without a fault.
 const HANG_TIMEOUT: Delta = Delta::from_secs(5);
-
-/// The jobs that have not ended.
-struct Queue {
-    cursor: Cursor,
-    /// Fence of the oldest job.
-    oldest: u64,
-    /// Jobs from `oldest` to before the cursor; the index is the fence modulo the size.
-    jobs: KVec<Option<Arc<Job>>>,
-    /// When the oldest job began, or faulted.
-    progress: Instant<Monotonic>,
-    state: State,
-}
-
-/// Whether the channel takes jobs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// It is enabled.
-    Running,
-    /// It is disabled and will be enabled; jobs are kept.
-    Paused,
-    /// It could not be stopped after it hung, or not be started, so it must not be used any more.
-    Dead,
-    /// The address space is being destroyed.
-    Closed,
-}
-
-impl Queue {
-    fn job(&self, fence: u64) -> Option<&Arc<Job>> {
-        let index: usize = (fence % u64::from(RING_SIZE)).into_safe_cast_arch();
-        self.jobs.get(index)?.as_ref()
-    }
-
-    fn set_job(&mut self, fence: u64, job: Option<Arc<Job>>) {
-        let index: usize = (fence % u64::from(RING_SIZE)).into_safe_cast_arch();
-        if let Some(slot) = self.jobs.get_mut(index) {
-            *slot = job;
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.oldest == self.cursor.next()
-    }
-
-    /// Removes the oldest job, if there is one. The engine must be done with it.
-    fn pop(&mut self) -> Option<Arc<Job>> {
-        let job = self.job(self.oldest).cloned()?;
-        self.set_job(self.oldest, None);
-        self.oldest += 1;
-        Some(job)
-    }
-
-    /// Ends all jobs. The engine must be stopped.
-    fn fail_all(&mut self, error: Error) {
-        while let Some(job) = self.pop() {
-            job.finish(End::failed(error));
-        }
-    }
-}
 
 /// What the compute channels of a device share.
 #[pin_data]
@@ -231,19 +176,7 @@ impl<'bound> ComputeChannel<'bound> {
         let claim = unit.claim()?;
         let index = hw::CHANNEL_COMPUTE + claim.index;
         let channel = Channel::new(unit.dev, unit.regs.clone(), index)?;
-        let cursor = Cursor::new();
-
-        let mut jobs = KVec::with_capacity(casts::u32_as_usize(RING_SIZE), GFP_KERNEL)?;
-        for _ in 0..RING_SIZE {
-            jobs.push(None, GFP_KERNEL)?;
-        }
-        let queue = Queue {
-            oldest: cursor.next(),
-            cursor,
-            jobs,
-            progress: Instant::now(),
-            state: State::Paused,
-        };
+        let queue = Queue::new()?;
         Ok(try_pin_init!(Self {
             unit,
             channel,
@@ -257,10 +190,11 @@ impl<'bound> ComputeChannel<'bound> {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         let mut queue = self.queue.lock();
         while let Some(done) = self.channel.completion(queue.oldest) {
-            let Some(job) = queue.pop() else {
+            let Some(entry) = queue.pop() else {
                 break;
             };
-            job.finish(self.end_of(&job, done));
+            let end = self.end_of(&entry.job, done);
+            entry.finish(end);
             self.unit.stats.jobs.add(1);
             self.stats.jobs.add(1);
             queue.progress = Instant::now();
@@ -292,39 +226,91 @@ impl<'bound> ComputeChannel<'bound> {
         }
     }
 
-    /// Queues a job and returns its fence.
+    /// Queues a job. Returns whether it has fences, and the channel no follower yet: then the
+    /// caller has to start one.
     ///
     /// # Errors
     ///
-    /// - `EBUSY`: the ring is full.
+    /// - `EBUSY`: there are as many jobs as the ring has room for.
     /// - `EIO`: the channel does not work.
     /// - `ENODEV`: the device goes away.
-    pub(crate) fn submit(&self, job: Arc<Job>) -> Result<u64> {
+    pub(crate) fn submit(&self, job: Arc<Job>, fences: Fences) -> Result<bool> {
         let mut queue = self.lock();
         match queue.state {
             State::Running | State::Paused => (),
             State::Dead => return Err(EIO),
             State::Closed => return Err(ENODEV),
         }
-        if queue.cursor.next() - queue.oldest >= u64::from(RING_SIZE) {
+        if !queue.has_room() {
             return Err(EBUSY);
         }
-        if queue.is_empty() {
-            queue.progress = Instant::now();
+        let follow = !fences.is_empty() && !queue.followed;
+        let Fences { waits, signal } = fences;
+        if let Some(signal) = &signal {
+            signal.reset();
         }
-        self.post(&mut queue, job.clone())?;
-        Ok(job.fence.load(Relaxed))
+        let entry = Entry { job, signal };
+        if queue.holds() || !waits.is_empty() {
+            queue.hold(entry, waits)?;
+        } else {
+            self.post(&mut queue, entry);
+        }
+        queue.followed |= follow;
+        Ok(follow)
     }
 
     /// Gives a job to the engine, which must have room for it. While the channel is paused that has no
     /// effect but to put it in the queue.
-    fn post(&self, queue: &mut Queue, job: Arc<Job>) -> Result {
+    fn post(&self, queue: &mut Queue, entry: Entry) {
+        if queue.posted() == 0 {
+            queue.progress = Instant::now();
+        }
         let fence = queue.cursor.next();
+        let job = entry.job.clone();
         job.fence.store(fence, Relaxed);
         // The job must be there before the GPU can fault.
-        queue.set_job(fence, Some(job.clone()));
+        queue.replace(fence, Some(entry));
         let encode = |fence| job.encode(fence);
-        self.channel.post(&mut queue.cursor, encode).map(|_| ())
+        if let Err(error) = self.channel.post(&mut queue.cursor, encode) {
+            if let Some(entry) = queue.replace(fence, None) {
+                entry.finish(End::failed(error));
+            }
+        }
+    }
+
+    /// Looks after the jobs until there are none. The caller holds no locks.
+    ///
+    /// For `poke` see [`Self::wait_for`].
+    pub(crate) fn follow(&self, poke: impl Fn()) {
+        while let Some(obstacle) = self.advance() {
+            match obstacle {
+                Obstacle::Job(job) => self.wait_a_turn(&job, &poke),
+                Obstacle::Fence(fence) => {
+                    if fence.wait_timeout(msecs_to_jiffies(LOOK_AGAIN)).is_err() {
+                        // Its driver does not wait, but will signal it.
+                        fsleep(Delta::from_millis(LOOK_AGAIN.into()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives jobs to the engine that wait no longer. Returns what has to be waited for next; if
+    /// there is nothing, the follower has to leave.
+    fn advance(&self) -> Option<Obstacle> {
+        let mut queue = self.lock();
+        while let Some((entry, status)) = queue.release() {
+            match status {
+                Ok(()) => self.post(&mut queue, entry),
+                Err(error) => {
+                    entry.finish(End::failed(error));
+                    self.unit.wake.wake();
+                }
+            }
+        }
+        let obstacle = queue.obstacle();
+        queue.followed = obstacle.is_some();
+        obstacle
     }
 
     /// Returns the job that has faulted: the one that the engine is executing.
@@ -365,13 +351,23 @@ impl<'bound> ComputeChannel<'bound> {
 
     /// Returns whether a job has ended, or the next look at the queue will end it. Does not sleep.
     fn has_ended(&self, job: &Job) -> bool {
-        self.channel.is_done(job.fence.load(Relaxed)) || job.end().is_some()
+        let fence = job.fence.load(Relaxed);
+        (fence != 0 && self.channel.is_done(fence)) || job.end().is_some()
+    }
+
+    /// Waits for a job, until it is time to look again.
+    fn wait_a_turn(&self, job: &Job, poke: &impl Fn()) {
+        let wake = &self.unit.wake;
+        if wake.wait(msecs_to_jiffies(LOOK_AGAIN), || self.has_ended(job)) == 0 {
+            poke();
+            self.watch();
+        }
     }
 
     /// Looks after the channel when nothing has been heard of it for a while.
     fn watch(&self) {
         let mut queue = self.lock();
-        if queue.is_empty() || queue.state != State::Running {
+        if queue.posted() == 0 || queue.state != State::Running {
             return;
         }
         if let Err(error) = self.channel.check() {
@@ -403,8 +399,8 @@ impl<'bound> ComputeChannel<'bound> {
             Ok(()) => State::Paused,
             Err(_) => State::Dead,
         };
-        if let Some(job) = queue.pop() {
-            job.finish(End::failed(error));
+        if let Some(entry) = queue.pop() {
+            entry.finish(End::failed(error));
         }
     }
 
@@ -414,25 +410,18 @@ impl<'bound> ComputeChannel<'bound> {
         if queue.state != State::Paused {
             return queue.fail_all(error);
         }
-        let count = queue.cursor.next() - queue.oldest;
-        let index: usize = (queue.oldest % u64::from(RING_SIZE)).into_safe_cast_arch();
+        let count = queue.posted();
         if self.channel.enable(&mut queue.cursor).is_err() {
             queue.state = State::Dead;
             return queue.fail_all(error);
         }
         // The channel begins with slot 0, and so do the jobs.
-        queue.jobs.rotate_left(index);
-        queue.oldest = queue.cursor.next();
-        queue.progress = Instant::now();
+        queue.renumber();
         queue.state = State::Running;
 
         for fence in queue.oldest..queue.oldest + count {
-            let Some(job) = queue.job(fence).cloned() else {
-                continue;
-            };
-            if self.post(queue, job.clone()).is_err() {
-                queue.set_job(fence, None);
-                job.finish(End::failed(error));
+            if let Some(entry) = queue.replace(fence, None) {
+                self.post(queue, entry);
             }
         }
     }
@@ -463,18 +452,14 @@ impl<'bound> ComputeChannel<'bound> {
         let start = Instant::<Monotonic>::now();
         loop {
             let queue = self.lock();
-            let Some(job) = queue.job(queue.oldest).cloned() else {
+            let Some(job) = queue.first().cloned() else {
                 return true;
             };
             drop(queue);
             if start.elapsed() > timeout {
                 return false;
             }
-            let wake = &self.unit.wake;
-            if wake.wait(msecs_to_jiffies(LOOK_AGAIN), || self.has_ended(&job)) == 0 {
-                poke();
-                self.watch();
-            }
+            self.wait_a_turn(&job, &poke);
         }
     }
 

@@ -10,8 +10,8 @@
 //! 1. before anything is dropped, all address spaces are closed: jobs are cancelled, and so those who
 //!    wait for them return, since ioctls are waited for next;
 //! 2. the DRM device is unregistered, so there are no more ioctls;
-//! 3. the fault handler goes, which waits until no fault is being served: the last users of address
-//!    spaces go with it;
+//! 3. the followers of jobs go, since their channels are closed; then the fault handler, which
+//!    waits until no fault is being served: the last users of address spaces go with it;
 //! 4. VRAM is given back: all pages come back to system memory, which needs the copy engine and its
 //!    interrupt;
 //! 5. the other interrupts and the copy engine go, which stops its channel;
@@ -56,6 +56,7 @@ use crate::{
         FaultThread, //
     },
     file::File,
+    follow::Followers,
     hw,
     mmu::Mmu,
     power,
@@ -78,6 +79,7 @@ pub(crate) type VsvmDevice<Ctx = drm::Normal> = drm::Device<VsvmDriver, Ctx>;
 /// What ioctls work with; see the head of the file for the order of the fields.
 #[derive(Clone)]
 pub(crate) struct Gpu<'bound> {
+    pub(crate) followers: Arc<Followers<'bound>>,
     pub(crate) faults: Arc<FaultThread<'bound>>,
     pub(crate) spaces: Arc<SvmTable<'bound>>,
     pub(crate) units: Units<'bound>,
@@ -180,6 +182,8 @@ impl pci::Driver for VsvmDriver {
         let drm = drm::UnregisteredDevice::<Self>::new(pdev, Ok(()))?;
         let totals = Totals::new(dev, units.stats.clone())?;
         let gpu = Gpu {
+            // SAFETY: It is stored in `VsvmData` and never forgotten.
+            followers: unsafe { Followers::new(fault_irq.clone())? },
             faults: fault_irq,
             spaces,
             units,
@@ -248,6 +252,7 @@ impl drm::Driver for VsvmDriver {
 
     const INFO: drm::DriverInfo = INFO;
     const FEAT_RENDER: bool = true;
+    const FEAT_SYNCOBJ: bool = true;
 
     kernel::declare_drm_ioctls! {
         (VSVM_GET_PARAM, drm_vsvm_get_param, ioctl::RENDER_ALLOW, File::get_param),

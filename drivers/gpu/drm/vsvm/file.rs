@@ -39,11 +39,16 @@ use crate::{
     },
     range,
     request::{
+        handles,
         Request,
-        Work, //
+        Work,
+        SYNCOBJS_MAX, //
     },
-    svm::Svm, //
+    svm::Svm,
+    syncobj::Fences, //
 };
+
+const _: () = assert!(SYNCOBJS_MAX == uapi::DRM_VSVM_SYNCOBJS_MAX);
 
 /// Version of the interface for programs.
 const INTERFACE_VERSION: u64 = 1;
@@ -192,10 +197,14 @@ impl File {
     ) -> Result<u32> {
         args.job = 0;
         let (work, to_vram) = work(args)?;
+        let waits = handles(args.wait_syncobjs, args.wait_count).ok_or(EINVAL)?;
+        let signals = handles(args.signal_syncobjs, args.signal_count).ok_or(EINVAL)?;
         let svm = Self::svm(gpu, file)?;
         let task = current!();
         svm.check_owner(task.mm().ok_or(EPERM)?)?;
-        args.job = svm.add_job(Job::new(work, svm.root(), to_vram)?)?;
+        let fences = Fences::find(file, waits, signals)?;
+        let job = Job::new(work, svm.root(), to_vram)?;
+        args.job = svm.add_job(job, fences, &gpu.followers)?;
         Ok(0)
     }
 
@@ -271,6 +280,10 @@ mod tests {
             count: 16,
             scalar: 7,
             flags: 0,
+            wait_syncobjs: 0,
+            signal_syncobjs: 0,
+            wait_count: 0,
+            signal_count: 0,
             job: 0,
         }
     }

@@ -46,7 +46,7 @@ pub(crate) struct Job {
     root: u64,
     /// The pages of its arrays are to be moved to VRAM.
     to_vram: bool,
-    /// Fence of its descriptor.
+    /// Fence of its descriptor; zero while it has none.
     pub(crate) fence: Atomic<u64>,
     /// Why a fault of the job could not be resolved.
     fault: SetOnce<Error>,

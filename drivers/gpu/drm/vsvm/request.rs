@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What a program asks the engine to compute: checked, and as a descriptor.
+//! What a program asks the engine to compute: checked, and as a descriptor. And which syncobjs go
+//! with it.
 //!
 //! Everything here is arithmetic on numbers from user space: it must survive any bytes, and let nothing
 //! pass that the engine calls nonsense. It uses `core` only, so that the same source is tested on the
@@ -90,6 +91,21 @@ impl Work {
         }
         .encode()
     }
+}
+
+/// Handles of syncobjs that a job may have, to wait for or to signal.
+pub(crate) const SYNCOBJS_MAX: u32 = 64;
+
+/// Bytes of a handle.
+const HANDLE: u64 = 4;
+
+/// Returns the addresses of a list of `count` handles in the program's memory, unless there are too
+/// many, or the list overflows, or there is an address but no list. Whether memory is there,
+/// reading it will show.
+pub(crate) fn handles(start: u64, count: u32) -> Option<Range<u64>> {
+    let end = start.checked_add(u64::from(count) * HANDLE)?;
+    let fits = count <= SYNCOBJS_MAX && (count != 0 || start == 0);
+    fits.then_some(start..end)
 }
 
 /// Returns the addresses of an array of `count` elements, unless it is empty or misaligned, overflows, or

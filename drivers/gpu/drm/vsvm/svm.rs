@@ -77,6 +77,7 @@ use crate::{
         BATCH, //
     },
     dmem::DeviceMemory,
+    follow::Followers,
     hw::{
         self,
         reg,
@@ -92,7 +93,8 @@ use crate::{
     stats::{
         ClientStats,
         Stats, //
-    }, //
+    },
+    syncobj::Fences, //
 };
 
 /// Jobs of one address space that nobody has waited for.
@@ -143,6 +145,8 @@ impl Scratch<'_> {
 struct Jobs {
     tree: RBTree<u64, Arc<Job>>,
     count: usize,
+    /// Number of the last one; never zero for a job.
+    last: u64,
 }
 
 /// The GPU's address space of a process.
@@ -192,6 +196,7 @@ impl<'bound> Svm<'bound> {
         let jobs = Jobs {
             tree: RBTree::new(),
             count: 0,
+            last: 0,
         };
         let stats = Arc::new(ClientStats::default(), GFP_KERNEL)?;
         let va_end = hw::VA_END.into_safe_cast_arch();
@@ -245,13 +250,27 @@ impl<'bound> Svm<'bound> {
     /// # Errors
     ///
     /// `EBUSY` if there are too many; those of [`ComputeChannel::submit`].
-    pub(crate) fn add_job(&self, job: Arc<Job>) -> Result<u64> {
+    pub(crate) fn add_job(
+        self: Arc<Self>,
+        job: Arc<Job>,
+        fences: Fences,
+        followers: &Followers<'bound>,
+    ) -> Result<u64> {
+        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
+        let follower = match fences.is_empty() {
+            true => None,
+            false => Some(followers.prepare(self.clone())?),
+        };
         let mut jobs = self.jobs.lock();
         if jobs.count >= JOBS_MAX {
             return Err(EBUSY);
         }
-        let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
-        let number = self.channel.submit(job.clone())?;
+        let follow = self.channel.submit(job.clone(), fences)?;
+        if let Some(follower) = follower.filter(|_| follow) {
+            followers.start(follower);
+        }
+        jobs.last += 1;
+        let number = jobs.last;
         jobs.tree.insert(node.into_node(number, job));
         jobs.count += 1;
         Ok(number)

@@ -12,7 +12,8 @@
 //! | `file`, `range`, `request` | ioctls, and checks of their arguments |
 //! | `regs`, `channel`, `hw` | registers, rings, the hardware interface |
 //! | `copy` | the copy engine, which never faults and that memory management may wait for |
-//! | `job`, `compute` | jobs of programs, and the channels that execute them |
+//! | `job`, `queue`, `compute` | jobs of programs, and the channels that execute them |
+//! | `syncobj`, `follow` | fences of jobs, and who looks after jobs that have some |
 //! | `vram`, `dmem` | free VRAM; VRAM as memory for pages of programs and files |
 //! | `mmu`, `page_table` | page tables of the GPU, TLB |
 //! | `svm`, `spaces` | the address space of a process on the GPU, and all of them |
@@ -29,12 +30,14 @@ mod dmem;
 mod driver;
 mod fault;
 mod file;
+mod follow;
 mod hw;
 mod job;
 mod migrate;
 mod mmu;
 mod page_table;
 mod power;
+mod queue;
 mod range;
 mod reach;
 mod regs;
@@ -42,6 +45,7 @@ mod request;
 mod spaces;
 mod stats;
 mod svm;
+mod syncobj;
 mod vram;
 
 kernel::module_pci_driver! {

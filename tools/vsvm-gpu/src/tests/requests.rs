@@ -11,7 +11,7 @@ use crate::hw::{ComputeCommand, ComputeOp, Element, VA_END};
 #[path = "../../../../drivers/gpu/drm/vsvm/request.rs"]
 mod request;
 
-use request::{Request, Work};
+use request::{handles, Request, Work, SYNCOBJS_MAX};
 
 /// Numbers as programs pass them: nothing, addresses, those at the borders, any.
 fn number() -> impl Strategy<Value = u64> {
@@ -62,6 +62,17 @@ proptest! {
             let end = reached.map(|start| start..start + arrays.length);
             prop_assert_eq!(end, checked);
         }
+    }
+}
+
+proptest! {
+    #[test]
+    fn lists_of_handles(start in number(), count in prop_oneof![0_u32..200, any::<u32>()]) {
+        let list = handles(start, count);
+        let length = 4 * u64::from(count);
+        let fits = count <= SYNCOBJS_MAX && start <= u64::MAX - length;
+        let right = fits && (count > 0 || start == 0);
+        prop_assert_eq!(list, right.then(|| start..start + length));
     }
 }
 

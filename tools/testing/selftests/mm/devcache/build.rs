@@ -28,6 +28,8 @@ fn generate(header: &Path, out: &Path) {
         .arg(out)
         .args(["--allowlist-item", "drm_vsvm_.*"])
         .args(["--allowlist-item", "DRM_(IOCTL_)?VSVM_.*"])
+        .args(["--allowlist-item", "DRM_SYNCOBJ_.*|drm_syncobj_.*"])
+        .args(["--allowlist-item", "drm_mode_create_dumb|drm_prime_handle"])
         .args(["--no-prepend-enum-name", "--with-derive-default"])
         .args(["--", "-I/usr/include/drm", "-D__user="])
         .status()

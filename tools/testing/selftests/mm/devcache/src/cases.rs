@@ -39,6 +39,7 @@ mod served;
 mod sleep;
 mod stress;
 mod swap;
+mod syncobj;
 mod two_gpus;
 mod uncached;
 mod vanish;
@@ -73,6 +74,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         bad_input::CASES,
         bad_jobs::CASES,
         clients::CASES,
+        syncobj::CASES,
         two_gpus::CASES,
         races::CASES,
         stress::CASES,

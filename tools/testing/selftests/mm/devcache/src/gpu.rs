@@ -182,10 +182,10 @@ impl Gpu {
         &self.file
     }
 
-    /// Makes a call of the driver.
-    fn ioctl<T>(&self, request: u32, argument: &mut T) -> Result<(), Errno> {
-        // SAFETY: The request numbers of the driver carry the size of their argument's type, and
-        // the functions below pair them.
+    /// Makes a call of the driver, or of all DRM drivers.
+    pub(crate) fn ioctl<T>(&self, request: u32, argument: &mut T) -> Result<(), Errno> {
+        // SAFETY: The request numbers carry the size of their argument's type, and the functions
+        // below, and those of syncobjs, pair them.
         let result = unsafe {
             libc::ioctl(
                 self.file.as_raw_fd(),
@@ -274,6 +274,15 @@ impl Gpu {
         Ok(JobId(argument.job))
     }
 
+    /// Queues a computation with the handles of syncobjs that it waits for, and of those it
+    /// signals.
+    pub fn submit_with(&self, work: Work, waits: &[u32], signals: &[u32]) -> Result<JobId, Errno> {
+        let mut argument = work.argument();
+        argument.list_syncobjs(waits, signals);
+        self.exec_raw(&mut argument)?;
+        Ok(JobId(argument.job))
+    }
+
     /// Waits for a job; ETIME when it has not ended after `timeout`.
     pub fn wait(&self, job: JobId, timeout: Duration) -> Result<Ended, Errno> {
         let end = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?) + timeout;
@@ -329,6 +338,18 @@ impl Ended {
             Errno::from_raw(-self.status),
             self.fault_addr
         )))
+    }
+}
+
+impl uapi::drm_vsvm_exec {
+    /// Sets the lists of handles. They must be there when the call is made.
+    pub fn list_syncobjs(&mut self, waits: &[u32], signals: &[u32]) {
+        let list = |handles: &[u32]| match handles.len() {
+            0 => (0, 0),
+            count => (handles.as_ptr() as u64, count as u32),
+        };
+        (self.wait_syncobjs, self.wait_count) = list(waits);
+        (self.signal_syncobjs, self.signal_count) = list(signals);
     }
 }
 

@@ -22,6 +22,7 @@ pub mod random;
 pub mod ring;
 pub mod scratch;
 pub mod stats;
+pub mod syncobj;
 pub mod sys;
 pub mod uapi;
 pub mod uffd;

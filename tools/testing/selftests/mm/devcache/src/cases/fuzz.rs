@@ -15,6 +15,7 @@ use anyhow::Result;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::map::Map;
 use devcache_selftests::random::Random;
+use devcache_selftests::syncobj::Syncobj;
 use devcache_selftests::sys::in_child;
 use devcache_selftests::uapi;
 use devcache_selftests::PAGE;
@@ -33,6 +34,7 @@ pub(crate) const CASES: &[Case] = &[Case::every("fuzz_ioctl", fuzz).limit(120)];
 const TIME: Duration = Duration::from_secs(8);
 const THREADS: u64 = 3;
 const ARENA_PAGES: usize = 64;
+const SYNCOBJS: usize = 70;
 
 /// What the threads share.
 struct Target<'a> {
@@ -40,6 +42,10 @@ struct Target<'a> {
     /// Memory with parts that have fewer rights. What a job does beyond the end it would do to whatever
     /// lies there, so there is as much again without any.
     arenas: [Map; 2],
+    /// Some that have a fence, and some that have none, but any of them may lose or get one.
+    syncobjs: Vec<Syncobj<'a>>,
+    /// Their handles, and what is none.
+    handles: Vec<u32>,
     /// The last job that was queued.
     job: AtomicU64,
     end: Instant,
@@ -90,9 +96,21 @@ impl Target<'_> {
         }
     }
 
+    /// Address and length of a list of handles.
+    fn list(&self, random: &mut Random) -> (u64, u32) {
+        let count = random.below(self.handles.len());
+        match random.below(16) {
+            0 => (self.address(random), self.code(random)),
+            1 => (self.number(random), self.code(random)),
+            2 => (self.handles.as_ptr() as u64, count as u32),
+            3..6 => (self.handles.as_ptr() as u64, (count / 4) as u32),
+            _ => (0, 0),
+        }
+    }
+
     /// Makes one call; how it ended, if it was not nonsense as a whole.
     fn call(&self, random: &mut Random) -> Result<(), Errno> {
-        match random.below(5) {
+        match random.below(6) {
             0 => self.gpu.migrate_raw(&mut uapi::drm_vsvm_migrate {
                 start: self.address(random),
                 length: self.length(random),
@@ -121,6 +139,8 @@ impl Target<'_> {
                 if random.below(2) == 0 {
                     exec.scalar = 0;
                 }
+                (exec.wait_syncobjs, exec.wait_count) = self.list(random);
+                (exec.signal_syncobjs, exec.signal_count) = self.list(random);
                 self.gpu.exec_raw(&mut exec)?;
                 self.job.store(exec.job, Ordering::Relaxed);
                 Ok(())
@@ -134,6 +154,10 @@ impl Target<'_> {
                 self.gpu
                     .wait(devcache_selftests::gpu::JobId(job), soon)
                     .map(drop)
+            }
+            4 => {
+                let syncobj = &self.syncobjs[random.below(self.syncobjs.len())];
+                syncobj.set(random.below(4) > 0)
             }
             _ => self.anything(random),
         }
@@ -199,9 +223,15 @@ fn fuzz(ctx: &Ctx) -> Result<()> {
         }
         arenas[0].protect(5..7, ProtFlags::PROT_NONE)?;
         arenas[1].protect(9..12, ProtFlags::PROT_READ)?;
+        let syncobjs = (0..SYNCOBJS).map(|n| Syncobj::new(&gpu, n % 8 > 0));
+        let syncobjs = syncobjs.collect::<Result<Vec<_>, _>>()?;
+        let mut handles: Vec<_> = syncobjs.iter().map(Syncobj::handle).collect();
+        handles.extend([0, u32::MAX]);
         let target = Target {
             gpu: &gpu,
             arenas,
+            syncobjs,
+            handles,
             job: AtomicU64::new(0),
             end: Instant::now() + TIME,
         };

@@ -52,7 +52,7 @@ pub(crate) fn wait_for_gpu() -> Result<()> {
 }
 
 /// Runs modprobe.
-fn modprobe(arguments: &[&str]) -> Result<()> {
+pub(crate) fn modprobe(arguments: &[&str]) -> Result<()> {
     let output = Command::new("modprobe")
         .args(arguments)
         .output()

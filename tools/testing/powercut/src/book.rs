@@ -24,8 +24,8 @@ pub(crate) struct Figures {
     pub(crate) confirmed: usize,
     /// Records compared after cuts, if ever written.
     pub(crate) compared: usize,
-    /// Pages that the GPU had written to in VRAM when such a call was made, and those of them that were
-    /// still there.
+    /// Pages that the GPU had written to in VRAM when such a call was made, and those of them that
+    /// were still there.
     pub(crate) written: u64,
     pub(crate) synced: u64,
 }
@@ -34,8 +34,8 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} records confirmed by {} calls; the GPU had written to {} pages in VRAM before, {} were \
-             still there; {} records compared",
+            "{} records confirmed by {} calls; the GPU had written to {} pages in VRAM before, {} \
+             were still there; {} records compared",
             self.confirmed, self.syncs, self.written, self.synced, self.compared
         )
     }
@@ -77,8 +77,9 @@ impl Book {
         self.moved = Pages::default();
     }
 
-    /// Listens until the guest is gone, or something is not as it must be. Says when the power may go: when
-    /// the guest writes, and something was confirmed on each file system, in this boot or before.
+    /// Listens until the guest is gone, or something is not as it must be. Says when the power may
+    /// go: when the guest writes, and something was confirmed on each file system, in this boot or
+    /// before.
     pub(crate) fn listen(&mut self, port: UnixStream, ready: Sender<()>) -> Result<()> {
         let mut port = BufReader::new(port);
         let mut writes = false;

@@ -2,8 +2,8 @@
 //! A disk with a write cache that loses its power.
 //!
 //! What was written since the last flush is in the cache, from where a disk may write it out in any
-//! order and at any time. So when the power goes, each block of each write since then is either on the
-//! disk or lost. A block is 4 KiB, which most disks write as a whole.
+//! order and at any time. So when the power goes, each block of each write since then is either on
+//! the disk or lost. A block is 4 KiB, which most disks write as a whole.
 
 use devcache_selftests::random::Random;
 use std::fs::File;

@@ -76,8 +76,8 @@ pub(crate) fn look(port: &Port, mount: &Mount) -> Result<()> {
     port.tell(&Message::ThatIsAll { fs })
 }
 
-/// Prepares the files for a boot: the one that stays, and a new one without a block on the disk. Others
-/// go.
+/// Prepares the files for a boot: the one that stays, and a new one without a block on the disk.
+/// Others go.
 pub(crate) fn prepare(port: &Port, mount: &Mount, boot: u32) -> Result<Vec<(FileId, File)>> {
     let there = numbers(mount)?;
     for &number in there.iter().filter(|&&number| number != STAYS) {

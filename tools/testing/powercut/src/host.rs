@@ -41,7 +41,7 @@ pub(crate) struct Options {
     machine: Machine,
 
     /// How often.
-    #[arg(long, env = "CUTS", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, env = "CUTS", value_name = "N", default_value_t = 100)]
     cuts: u32,
 
     /// What the moments, and what is lost then, follow from.
@@ -169,8 +169,8 @@ impl Campaign<'_> {
                 sum.lost += cut.lost;
             }
             report.diagnostic(&format!(
-                "cut {number} of {cuts} after {} ms of writing: {} records confirmed; the disks lost {} of \
-                 {} blocks in their caches; {} s",
+                "cut {number} of {cuts} after {} ms of writing: {} records confirmed; the disks \
+                 lost {} of {} blocks in their caches; {} s",
                 moment.as_millis(),
                 self.book.confirmed() - before,
                 sum.lost,
@@ -239,28 +239,33 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
             cache.shown(&campaign.console).display()
         ))?;
     }
-    if let Err(error) = result {
-        let text = format!("{error:#}");
-        report.bail_out(text.lines().next().unwrap_or_default())?;
-        return Err(error);
-    }
     let (out, back) = book.moved();
     report.diagnostic(&format!(
         "{out} pages went to the device and {back} came back"
     ))?;
     for fs in FILE_SYSTEMS {
-        report.diagnostic(&format!("{fs}: {}", book.figures(fs)))?;
-        let verdict = verdict(book, fs, options.cuts, &mut report)?;
+        let figures = book.figures(fs);
+        let survived = figures.looks.saturating_sub(1);
+        let cuts = options.cuts;
+        report.diagnostic(&format!(
+            "{fs}: {survived} of {cuts} cuts survived; {figures}"
+        ))?;
+    }
+    if let Err(error) = result {
+        let text = format!("{error:#}");
+        report.bail_out(text.lines().next().unwrap_or_default())?;
+        return Err(error);
+    }
+    for fs in FILE_SYSTEMS {
+        let verdict = verdict(book, fs, &mut report)?;
         report.result(&format!("power_cuts.{fs}"), &verdict)?;
     }
     Ok(report.finish()?.exit_status())
 }
 
 /// What is to be said of a file system.
-fn verdict(book: &Book, fs: &str, cuts: u32, report: &mut Ktap<io::Stdout>) -> Result<Verdict> {
+fn verdict(book: &Book, fs: &str, report: &mut Ktap<io::Stdout>) -> Result<Verdict> {
     let figures = book.figures(fs);
-    let survived = figures.looks.saturating_sub(1);
-    report.diagnostic(&format!("{fs}: {survived} of {cuts} cuts survived"))?;
     Ok(match &book.violation {
         Some(violation) if violation.fs == fs => {
             report.diagnostic(&violation.what)?;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the host knows of the files, and so what they may hold after a power cut.
 //!
-//! For each file there are the bytes that were confirmed, and the versions of records that have been
-//! started since. After a cut each byte must be either confirmed or of a version started since: which
-//! of these is nobody's promise. Then what was found is what the next cut may not take away, as the
-//! guest has unmounted the file system in between.
+//! For each file there are the bytes that were confirmed, and the versions of records that have
+//! been started since. After a cut each byte must be either confirmed or of a version started
+//! since: which of these is nobody's promise. Then what was found is what the next cut may not take
+//! away, as the guest has unmounted the file system in between.
 
 use crate::record;
 use crate::record::FileId;
@@ -165,13 +165,17 @@ impl Known {
         Err(violation(
             file,
             format!(
-                "record {record}: {} of {} bytes, the first at {first}, are of {}; confirmed was {}; \
-                 started since: {}",
+                "record {record}: {} of {} bytes, the first at {first}, are of {}; confirmed was \
+                 {}; started since: {}",
                 places.count() + 1,
                 found.len(),
                 self.name(file, record, found, first),
                 confirmed,
-                if started.is_empty() { "none".to_owned() } else { started.join(", ") },
+                if started.is_empty() {
+                    "none".to_owned()
+                } else {
+                    started.join(", ")
+                },
             ),
         ))
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! devcache-powercut: the power goes while GPU jobs write files. What fsync(2) and the like had confirmed
-//! is there afterwards, on ext4, xfs and btrfs at once.
+//! devcache-powercut: the power goes while GPU jobs write files. What fsync(2) and the like had
+//! confirmed is there afterwards, on ext4, xfs and btrfs at once.
 //!
 //! ```text
 //!   host                                     guest
@@ -18,16 +18,17 @@
 //!   boots it, with the same disks
 //! ```
 //!
-//! This program is both sides. Each file is full of records ([`record`]), which share pages and reach
-//! across them; all their bytes follow from a version. Each step of the guest is told before it is taken
-//! ([`message`]). So after a cut it is known of each byte what it may be ([`ledger`]).
+//! This program is both sides. Each file is full of records ([`record`]), which share pages and
+//! reach across them; all their bytes follow from a version. Each step of the guest is told before
+//! it is taken ([`message`]). So after a cut it is known of each byte what it may be ([`ledger`]).
 //!
-//! To kill the machine alone would prove little: what the guest has written is then in the host's page
-//! cache, flushed or not. So the host serves the disks itself ([`nbd`]), from a model of a disk with a
-//! write cache ([`disk`]): all, some or none of the blocks written since the last flush are lost.
+//! To kill the machine alone would prove little: what the guest has written is then in the host's
+//! page cache, flushed or not. So the host serves the disks itself ([`nbd`]), from a model of a
+//! disk with a write cache ([`disk`]): all, some or none of the blocks written since the last flush
+//! are lost.
 //!
-//! The disks are formatted once and live through all cuts, as those of a real machine do: damage that
-//! nobody sees at first adds up.
+//! The disks are formatted once and live through all cuts, as those of a real machine do: damage
+//! that nobody sees at first adds up.
 
 mod book;
 mod disk;

@@ -2,8 +2,9 @@
 //! What the guest tells the host, and how.
 //!
 //! A message is a line of JSON; what a file holds follows its line as it is. The host answers each
-//! message with one byte once it has taken note of it, and the guest waits for that. So when the power
-//! goes the host knows of all that had been started, and at most one message of each writer is lost.
+//! message with one byte once it has taken note of it, and the guest waits for that. So when the
+//! power goes the host knows of all that had been started, and at most one message of each writer
+//! is lost.
 
 use crate::record::FileId;
 use crate::record::Version;

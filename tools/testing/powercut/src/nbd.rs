@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Serves a disk to QEMU: the protocol of network block devices, as much of it as QEMU's client needs.
+//! Serves a disk to QEMU: the protocol of network block devices, as much of it as QEMU's client
+//! needs.
 //!
-//! The protocol is proto.md of the NBD project. After a handshake, in which the client asks for options
-//! until it says "go", there are requests and replies. They are done one after the other, so a flush
-//! covers every write that was answered before, and nothing that comes later.
+//! The protocol is proto.md of the NBD project. After a handshake, in which the client asks for
+//! options until it says "go", there are requests and replies. They are done one after the other,
+//! so a flush covers every write that was answered before, and nothing that comes later.
 
 use crate::disk::Disk;
 use std::io;

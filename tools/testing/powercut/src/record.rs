@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Where the records of a file are, and what they contain.
 //!
-//! All of a record's bytes follow from where it is and from its version, so each byte is a checksum of
-//! the others: what was never written is told from what was.
+//! All of a record's bytes follow from where it is and from its version, so each byte is a checksum
+//! of the others: what was never written is told from what was.
 
 use devcache_selftests::random::Random;
 use devcache_selftests::PAGE;
@@ -11,8 +11,8 @@ use serde::Serialize;
 use std::fmt;
 use std::ops::Range;
 
-/// Bytes of the records, in turn, one behind the other: several to a page, across pages, and of pages.
-/// The GPU copies elements of four bytes.
+/// Bytes of the records, in turn, one behind the other: several to a page, across pages, and of
+/// pages. The GPU copies elements of four bytes.
 const LENGTHS: [usize; 8] = [64, 1500, 4096, 256, 2800, 12288, 700, 6000];
 
 /// Records of a file.

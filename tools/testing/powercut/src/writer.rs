@@ -30,8 +30,8 @@ use std::os::unix::fs::FileExt;
 /// The most records of a round.
 const RECORDS: usize = 12;
 
-/// Of so many rounds, one is left alone, so that what it wrote waits for the next, and one is written to
-/// the disk without a flush: from its cache the disk may lose that.
+/// Of so many rounds, one is left alone, so that what it wrote waits for the next, and one is
+/// written to the disk without a flush: from its cache the disk may lose that.
 const AMONG: usize = 4;
 
 /// Bytes of the GPU's element.
@@ -181,8 +181,8 @@ impl<'a> Writer<'a> {
 }
 
 impl Target {
-    /// Lets the GPU copy a record to its place, where that is in VRAM. Gives the pages that were there
-    /// right before and after.
+    /// Lets the GPU copy a record to its place, where that is in VRAM. Gives the pages that were
+    /// there right before and after.
     fn copy_in_vram(
         &self,
         gpu: &Gpu,

@@ -49,18 +49,6 @@ pub(crate) struct Outcome {
     pub(crate) failure: Option<Vec<String>>,
 }
 
-/// Opens a GPU for a thread: that under test, or another, in turn.
-fn open(number: usize) -> Result<Gpu> {
-    let other = match number % 2 {
-        0 => None,
-        _ => Gpu::open_other()?,
-    };
-    Ok(match other {
-        Some(gpu) => gpu,
-        None => Gpu::open()?,
-    })
-}
-
 /// Compares the whole file.
 fn compare(what: &str, got: &[u8], want: &[u8], layout: &Layout) -> Result<()> {
     anyhow::ensure!(got.len() == want.len(), "{what} has {} bytes", got.len());
@@ -119,12 +107,16 @@ impl Round<'_> {
             workers.push(Worker::new(arena, hand(None)?, format!("cpu {number}")));
         }
         for number in 0..gpu {
-            let hand = hand(Some(open(number)?))?;
+            let hand = hand(Some(Gpu::open_in_turn(number)?))?;
             workers.push(Worker::new(arena, hand, format!("gpu {number}")));
         }
         let mut movers = Vec::new();
         for number in 0..MOVERS {
-            movers.push((open(number)?, hand(None)?, format!("mover {number}")));
+            movers.push((
+                Gpu::open_in_turn(number)?,
+                hand(None)?,
+                format!("mover {number}"),
+            ));
         }
 
         thread::scope(|scope| {

@@ -177,6 +177,18 @@ impl Gpu {
         Ok(gpu)
     }
 
+    /// Opens a GPU for the thread with this number: that under test, or another, in turn.
+    pub fn open_in_turn(number: usize) -> io::Result<Self> {
+        let other = match number % 2 {
+            0 => None,
+            _ => Self::open_other()?,
+        };
+        match other {
+            Some(gpu) => Ok(gpu),
+            None => Self::open(),
+        }
+    }
+
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file

@@ -8,6 +8,7 @@
 //! The layer is thin on purpose: one method per system call, errors as the kernel gave them.
 
 pub mod cgroup;
+pub mod child;
 pub mod extent;
 pub mod gpu;
 pub mod gup;

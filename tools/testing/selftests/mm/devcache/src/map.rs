@@ -245,11 +245,11 @@ impl Map {
     }
 
     /// mincore(2): one value per page.
-    pub fn in_core(&self) -> Result<Vec<bool>, Errno> {
-        let mut map = vec![0_u8; self.pages()];
+    pub fn in_core(&self, pages: Range<usize>) -> Result<Vec<bool>, Errno> {
+        let mut map = vec![0_u8; pages.len()];
+        let start = self.at(pages.start * PAGE, pages.len() * PAGE).as_ptr();
         // SAFETY: `map` has one byte per page.
-        let result =
-            unsafe { libc::mincore(self.start.as_ptr().cast(), self.len, map.as_mut_ptr()) };
+        let result = unsafe { libc::mincore(start.cast(), pages.len() * PAGE, map.as_mut_ptr()) };
         Errno::result(result)?;
         Ok(map.into_iter().map(|byte| byte & 1 != 0).collect())
     }

@@ -17,6 +17,8 @@ use crate::rules::CONTROLS;
 use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
+use devcache_selftests::child;
+use devcache_selftests::child::End;
 use devcache_selftests::gpu;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::kmsg;
@@ -28,20 +30,13 @@ use std::env;
 use std::fs;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Child;
 use std::process::Command;
 use std::process::ExitCode;
-use std::process::ExitStatus;
-use std::process::Stdio;
-use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
 /// Exit status of a test that says nothing here, as kselftest has it.
 const SKIPPED: u8 = 4;
-
-/// Time a killed process has to go away before it counts as stuck in the kernel.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// Seconds for a test of a broken rule, which may well hang.
 const CONTROL_LIMIT: u32 = 20;
@@ -190,27 +185,19 @@ fn case_named(name: &str) -> Result<&'static Case> {
 
 /// Runs one test in a process of its own; returns how it ended and what it said.
 fn run(job: &Job, limit: u32) -> Result<(Verdict, String)> {
-    let (reader, writer) = nix::unistd::pipe()?;
-    let mut child = Command::new(env::current_exe()?)
+    let mut command = Command::new(env::current_exe()?);
+    command
         .args(["--here", job.case.name, "--fs", &job.fs.to_string()])
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .spawn()?;
-    let listener = thread::spawn(move || io::read_to_string(fs::File::from(reader)));
-    let end = wait(&mut child, &job.fs, Duration::from_secs(u64::from(limit)))?;
-
-    // A child that a test left behind holds the pipe open; do not wait for it.
-    let deadline = Instant::now() + Duration::from_secs(1);
-    while !listener.is_finished() && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(5));
-    }
-    let mut text = if listener.is_finished() {
-        listener.join().expect("does not panic")?
-    } else {
-        "a process of this test is left behind".to_owned()
-    };
+        .env("RUST_BACKTRACE", "0");
+    let limit = Duration::from_secs(u64::from(limit));
+    let (pid, end, mut text) = child::run(&mut command, limit, || {
+        // The test may hang because it could not end a freeze, and then nothing else would go on
+        // either, or because a rule is broken.
+        if let Ok(mount) = job.fs.mount() {
+            let _ = mount.thaw();
+        }
+        rules::all_hold();
+    })?;
 
     let verdict = match end {
         End::Exited(status) if status.success() => Verdict::Pass,
@@ -224,7 +211,10 @@ fn run(job: &Job, limit: u32) -> Result<(Verdict, String)> {
             Verdict::Fail
         }
         End::TooLate(stack) => {
-            text.push_str(&format!("not done after {limit} s; it was in\n{stack}"));
+            text.push_str(&format!(
+                "not done after {} s; it was in\n{stack}",
+                limit.as_secs()
+            ));
             Verdict::Fail
         }
         End::Stuck => {
@@ -234,61 +224,9 @@ fn run(job: &Job, limit: u32) -> Result<(Verdict, String)> {
     };
     if !matches!(verdict, Verdict::Pass) && !text.contains(STUCK) {
         // A test that was killed could not clean up.
-        let _ = fs::remove_dir_all(job.fs.dir.join(format!("devcache-{}", child.id())));
+        let _ = fs::remove_dir_all(job.fs.dir.join(format!("devcache-{pid}")));
     }
     Ok((verdict, text))
-}
-
-/// How a test's process ended.
-enum End {
-    /// By itself.
-    Exited(ExitStatus),
-    /// It was killed; these were its kernel stacks.
-    TooLate(String),
-    /// Killing it did not help.
-    Stuck,
-}
-
-/// Waits until `child` ends, or `limit` is over.
-fn wait(child: &mut Child, fs: &FileSystem, limit: Duration) -> io::Result<End> {
-    if let Some(status) = wait_until(child, Instant::now() + limit)? {
-        return Ok(End::Exited(status));
-    }
-    let stacks = kernel_stacks(child.id());
-    child.kill()?;
-    // The test may hang because it could not end a freeze, and then nothing else would go on either,
-    // or because a rule is broken.
-    if let Ok(mount) = fs.mount() {
-        let _ = mount.thaw();
-    }
-    rules::all_hold();
-    match wait_until(child, Instant::now() + GRACE)? {
-        Some(_) => Ok(End::TooLate(stacks)),
-        None => Ok(End::Stuck),
-    }
-}
-
-/// Waits until `child` ends; None if that takes too long.
-fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
-    loop {
-        let status = child.try_wait()?;
-        if status.is_some() || Instant::now() >= deadline {
-            return Ok(status);
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Where the threads of a process are in the kernel, as far as the kernel tells.
-fn kernel_stacks(pid: u32) -> String {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten();
-    tasks
-        .flatten()
-        .filter_map(|task| fs::read_to_string(task.path().join("stack")).ok())
-        .collect::<Vec<_>>()
-        .join("--\n")
 }
 
 /// Runs one test in this process.
@@ -347,13 +285,5 @@ mod tests {
         assert!(!some.is_empty());
         assert!(some.iter().all(|job| job.fs.kind == "ext4"));
         assert!(jobs(&["no such test".to_owned()], &file_systems()).is_empty());
-    }
-
-    #[test]
-    fn late_process_is_killed() {
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let [fs, _] = file_systems();
-        let end = wait(&mut child, &fs, Duration::from_millis(50)).unwrap();
-        assert!(matches!(end, End::TooLate(_)));
     }
 }

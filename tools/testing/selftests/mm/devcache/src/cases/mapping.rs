@@ -43,8 +43,12 @@ fn mincore(ctx: &Ctx) -> Result<()> {
     let other = Map::shared(&file.file, 8 * PAGE)?;
 
     file.on_device(0..8)?;
-    same("by the device entries", file.map.in_core()?, vec![true; 8])?;
-    same("by the page cache", other.in_core()?, vec![true; 8])?;
+    same(
+        "by the device entries",
+        file.map.in_core(0..8)?,
+        vec![true; 8],
+    )?;
+    same("by the page cache", other.in_core(0..8)?, vec![true; 8])?;
     file.on_device(0..8)?;
     file.is_right()
 }

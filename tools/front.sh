@@ -20,10 +20,11 @@ case $target in
 kernel) ;;
 run | shell | demo)
 	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests devcache-coherence gpufsx"
+	tools="$tools devcache-storm"
 	;;
 test)
 	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests devcache-coherence gpufsx"
-	tools="$tools devcache-powercut devcache-check"
+	tools="$tools devcache-powercut devcache-storm devcache-check"
 	export CONFIG="${CONFIG:-test}" GPU="${GPU:-2}"
 	;;
 power-cuts) tools="$tools vsvm-gpu devcache-powercut" ;;

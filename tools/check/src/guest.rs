@@ -60,11 +60,16 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
     } else {
         ""
     };
+    let storm = format!(
+        "devcache-storm cases --short --seconds 2 --patience {}",
+        args.patience
+    );
     let hmm = format!("cd /mnt/ext4 && hmm-tests{benchmark}");
     for (name, program, command) in [
         ("selftests", "devcache-selftests", selftests.as_str()),
         ("random operations", "gpufsx", "gpufsx"),
         ("coherence", "devcache-coherence", "devcache-coherence"),
+        ("programs under a storm", "devcache-storm", storm.as_str()),
         ("hmm selftests", "hmm-tests", hmm.as_str()),
     ] {
         report::group(results, name, || Run::new(args, program, "").tests(command))?;

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Runs programs under a storm, and judges.
+//!
+//! ```text
+//!   storm on   round 1: work, check      round 2: work, check      ...   until the time is over
+//!   storm off  unmount, mount            check: what is on the disk
+//! ```
+//!
+//! A case passes when each check did, pages moved both ways in its time, none was lost, and the kernel did
+//! not complain.
+
+use crate::found::Places;
+use crate::programs::Program;
+use crate::programs::PROGRAMS;
+use crate::storm::Force;
+use crate::storm::Storm;
+use crate::tally::Tally;
+use anyhow::bail;
+use anyhow::ensure;
+use anyhow::Context;
+use anyhow::Result;
+use devcache_selftests::child;
+use devcache_selftests::child::End;
+use devcache_selftests::kmsg;
+use devcache_selftests::kmsg::Kmsg;
+use devcache_selftests::ktap::Ktap;
+use devcache_selftests::ktap::Verdict;
+use devcache_selftests::mount::FileSystem;
+use devcache_selftests::mount::Mount;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+use std::time::Instant;
+
+/// Run real programs under the storm, which check their data by themselves, and report in KTAP.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Programs to run: those whose name, as in ext4.sqlite, contains one of these words; all without any.
+    names: Vec<String>,
+
+    /// File system to work on, as TYPE or TYPE=FOLDER; the folder is /mnt/TYPE if not given.
+    #[arg(long = "fs", value_name = "TYPE[=FOLDER]", value_delimiter = ',', default_values = ["tmpfs", "ext4", "xfs", "btrfs"])]
+    file_systems: Vec<FileSystem>,
+
+    /// Only the fastest of them, each on one file system.
+    #[arg(long)]
+    short: bool,
+
+    /// How long each runs at least, in rounds that are as long as the program makes them.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    seconds: u64,
+
+    /// Multiply the time limits, for slow machines.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    patience: u32,
+}
+
+/// The most rounds beyond the time given, until pages have moved both ways.
+const MORE_ROUNDS: u32 = 20;
+
+/// Limit for one call of a script.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Lines of the kernel log to show for a case that failed.
+const LOG_LINES: usize = 60;
+
+/// A program on a file system.
+struct Case<'a> {
+    program: &'a Program,
+    mount: Mount,
+    /// Where it works.
+    dir: PathBuf,
+    /// Where it keeps what it compares with.
+    safe: PathBuf,
+    limit: Duration,
+}
+
+impl Case<'_> {
+    /// Has the program do something.
+    fn call(&self, word: &str, round: u32) -> Result<()> {
+        let script = self.safe.join("script");
+        let mut command = Command::new(self.program.interpreter);
+        command.arg(&script).args([word, &round.to_string()]);
+        command.current_dir(&self.dir).env("SAFE", &self.safe);
+        let (_, end, text) = child::run(&mut command, self.limit, || {})?;
+        let what = match end {
+            End::Exited(status) if status.success() => return Ok(()),
+            End::Exited(status) => status.to_string(),
+            End::TooLate(stacks) => {
+                format!("not done after {} s\n{stacks}", self.limit.as_secs())
+            }
+            End::Stuck => "it is stuck in the kernel".to_owned(),
+        };
+        bail!("{word} in round {round}: {what}\n{}", text.trim_end())
+    }
+
+    /// All rounds; what moved, and how many there were.
+    fn rounds(
+        &self,
+        options: &Options,
+        force: Force,
+        report: &mut Ktap<io::Stdout>,
+    ) -> Result<(Tally, u32)> {
+        let before = Tally::now()?;
+        let places = Places {
+            paths: vec![self.dir.clone()],
+            ..Default::default()
+        };
+        let storm = Storm::start(places, force)?;
+        let end = Instant::now() + Duration::from_secs(options.seconds);
+        let mut more_rounds = MORE_ROUNDS;
+        for round in 1.. {
+            self.call("work", round)?;
+            self.call("check", round)?;
+            let moved = Tally::now()?.since(before);
+            report.diagnostic(&format!("round {round}, up to now: {moved}"))?;
+            if Instant::now() < end {
+                continue;
+            }
+            if moved.both_ways() || more_rounds == 0 {
+                storm.stop()?;
+                return Ok((moved, round));
+            }
+            more_rounds -= 1;
+        }
+        bail!("too many rounds")
+    }
+
+    /// All of it; says what was done.
+    fn run(
+        &self,
+        options: &Options,
+        force: Force,
+        report: &mut Ktap<io::Stdout>,
+    ) -> Result<String> {
+        fs::create_dir(&self.dir)?;
+        fs::create_dir(&self.safe)?;
+        fs::write(self.safe.join("script"), self.program.script)?;
+        let started = Instant::now();
+        let (moved, rounds) = self.rounds(options, force, report)?;
+        if self.mount.on_disk() {
+            self.mount.remount()?;
+            self.call("check", rounds).context("after the remount")?;
+        }
+        ensure!(moved.both_ways(), "{moved}: this tested nothing");
+        ensure!(moved.lost == 0, "{moved}");
+        let seconds = started.elapsed().as_secs();
+        Ok(format!("{moved}, in {rounds} rounds and {seconds} s"))
+    }
+}
+
+impl Drop for Case<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+        let _ = fs::remove_dir_all(&self.safe);
+    }
+}
+
+/// Runs a case and writes what is to say.
+fn judge(
+    case: &Case<'_>,
+    options: &Options,
+    force: Force,
+    log: &mut Kmsg,
+    report: &mut Ktap<io::Stdout>,
+) -> Result<Verdict> {
+    let result = case.run(options, force, report);
+    let messages = log.new_messages();
+    let complaint = messages.iter().any(|message| kmsg::is_complaint(message));
+    match &result {
+        Ok(text) => report.diagnostic(text)?,
+        Err(error) => report.diagnostic(&format!("{error:#}"))?,
+    }
+    if result.is_ok() && !complaint {
+        return Ok(Verdict::Pass);
+    }
+    report.diagnostic(&messages[..messages.len().min(LOG_LINES)].join("\n"))?;
+    Ok(Verdict::Fail)
+}
+
+/// Runs all that were chosen.
+pub(crate) fn run(options: &Options, force: Force) -> Result<u8> {
+    let mut rows = Vec::new();
+    for fs in &options.file_systems {
+        for program in PROGRAMS {
+            let name = format!("{}.{}", fs.kind, program.name);
+            let named = options
+                .names
+                .iter()
+                .any(|word| name.contains(word.as_str()));
+            let chosen = named || options.names.is_empty();
+            if chosen && program.runs_on(&fs.kind, options.short) {
+                rows.push((name, fs, program));
+            }
+        }
+    }
+    ensure!(!rows.is_empty(), "no program has such a name");
+
+    let mut log = Kmsg::open().context("open /dev/kmsg")?;
+    let mut report = Ktap::new(io::stdout(), rows.len())?;
+    for (name, fs, program) in rows {
+        let folder = format!("storm-{}-{name}", std::process::id());
+        let case = Case {
+            program,
+            mount: fs.mount()?,
+            dir: fs.dir.join(&folder),
+            safe: std::env::temp_dir().join(&folder),
+            limit: LIMIT * options.patience,
+        };
+        let verdict = judge(&case, options, force, &mut log, &mut report)?;
+        report.result(&name, &verdict)?;
+    }
+    Ok(report.finish()?.exit_status())
+}

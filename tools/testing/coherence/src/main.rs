@@ -53,7 +53,7 @@ use clap::Parser;
 use devcache_selftests::ktap::Ktap;
 use devcache_selftests::ktap::Verdict;
 use devcache_selftests::mount::FileSystem;
-use devcache_selftests::stats::Counters;
+use devcache_selftests::tally::Tally;
 use round::Outcome;
 use round::Setup;
 use std::io;
@@ -101,8 +101,7 @@ const MORE_ROUNDS: u32 = 20;
 /// Tests one file system.
 fn test(options: &Options, fs: &FileSystem, report: &mut Ktap<io::Stdout>) -> Result<Verdict> {
     let mount = fs.mount()?;
-    let before = Counters::core()?;
-    let moved = |name| anyhow::Ok(Counters::core()?.get(name)? - before.get(name)?);
+    let before = Tally::now()?;
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let mut sum = Outcome::default();
     let mut more_rounds = 0..MORE_ROUNDS;
@@ -126,7 +125,7 @@ fn test(options: &Options, fs: &FileSystem, report: &mut Ktap<io::Stdout>) -> Re
             report.diagnostic(&lines.join("\n"))?;
             return Ok(Verdict::Fail);
         }
-        let (out, back) = (moved("pages_out")?, moved("pages_back")?);
+        let Tally { out, back, .. } = Tally::now()?.since(before);
         let parts = [
             out,
             back,

@@ -19,7 +19,7 @@ use devcache_selftests::ktap::Verdict;
 use devcache_selftests::mount::FileSystem;
 use devcache_selftests::mount::Mount;
 use devcache_selftests::random::Random;
-use devcache_selftests::stats::Counters;
+use devcache_selftests::tally::Tally;
 use exercise::Devices;
 use exercise::Exercise;
 use proptest::strategy::Strategy;
@@ -167,7 +167,7 @@ fn test(
     report: &mut Ktap<io::Stdout>,
 ) -> Result<Verdict> {
     let mount = fs.mount()?;
-    let before = Counters::core()?;
+    let before = Tally::now()?;
     let failure = match &options.replay {
         None => random(options, devices, &mount, report)?,
         Some(path) => {
@@ -182,12 +182,10 @@ fn test(
                 })
         }
     };
-    let after = Counters::core()?;
-    let moved = |name| anyhow::Ok(after.get(name)? - before.get(name)?);
+    let moved = Tally::now()?.since(before);
     report.diagnostic(&format!(
         "{} pages went to a device and {} came back",
-        moved("pages_out")?,
-        moved("pages_back")?
+        moved.out, moved.back
     ))?;
     let Some(failure) = failure else {
         return Ok(Verdict::Pass);

@@ -12,7 +12,7 @@
 //! The storm changes no file, so what a program finds wrong in its files is wrong. Which files are meant is
 //! looked up again and again, by folders or by what processes map ([`found`], [`maps`]), and each is kept
 //! open and mapped meanwhile ([`target`]). Threads take them in turn ([`storm`]). What moved is what the
-//! kernel counted ([`tally`]), for all of the system.
+//! kernel counted ([`devcache_selftests::tally`]), for all of the system.
 //!
 //! With `cases`, programs from Debian run under it, on each file system, and check their own data
 //! ([`programs`], [`cases`]).
@@ -22,7 +22,6 @@ mod found;
 mod maps;
 mod programs;
 mod storm;
-mod tally;
 mod target;
 mod window;
 
@@ -30,6 +29,7 @@ use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
 use clap::Parser;
+use devcache_selftests::tally::Tally;
 use found::Places;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
@@ -43,7 +43,6 @@ use std::time::Duration;
 use std::time::Instant;
 use storm::Force;
 use storm::Storm;
-use tally::Tally;
 
 /// Keeps moving files to a GPU while any program works on them. Needs root and the vsvm driver.
 #[derive(Debug, Parser)]

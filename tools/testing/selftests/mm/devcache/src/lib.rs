@@ -25,6 +25,7 @@ pub mod scratch;
 pub mod stats;
 pub mod syncobj;
 pub mod sys;
+pub mod tally;
 pub mod uapi;
 pub mod uffd;
 

@@ -15,8 +15,8 @@ use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
 use devcache_selftests::random::Random;
-use devcache_selftests::stats::Counters;
 use devcache_selftests::sys;
+use devcache_selftests::tally::Tally;
 use devcache_selftests::PAGE;
 use nix::fcntl::posix_fadvise;
 use nix::fcntl::PosixFadviseAdvice;
@@ -92,19 +92,12 @@ impl Arena<'_> {
     }
 }
 
-/// How many pages went to a device, and came back, since then.
-fn moved(before: &Counters) -> Result<[u64; 2]> {
-    let after = Counters::core()?;
-    let rise = |name| anyhow::Ok(after.get(name)? - before.get(name)?);
-    Ok([rise("pages_out")?, rise("pages_back")?])
-}
-
 /// Runs the roles, each in a thread, on a file of zeroes.
 fn run(ctx: &Ctx, roles: &[Role]) -> Result<()> {
     let file = ctx.file("arena")?;
     file.set_len((TAIL.start * PAGE) as u64)?;
     file.write_all_at(&vec![0; TAIL.start * PAGE], 0)?;
-    let before = Counters::core()?;
+    let before = Tally::now()?;
     let arena = Arena {
         gpu: ctx.gpu()?,
         direct: sys::open_direct(&ctx.path("arena"))?,
@@ -130,7 +123,7 @@ fn run(ctx: &Ctx, roles: &[Role]) -> Result<()> {
             .collect();
         let start = Instant::now();
         while arena.goes_on() && start.elapsed() < TIME + LONGER {
-            let moved = moved(&before).is_ok_and(|counts| counts.iter().all(|&count| count > 0));
+            let moved = Tally::now().is_ok_and(|now| now.since(before).both_ways());
             if moved && start.elapsed() > TIME {
                 break;
             }
@@ -144,9 +137,9 @@ fn run(ctx: &Ctx, roles: &[Role]) -> Result<()> {
     });
     results.into_iter().collect::<Result<()>>()?;
 
-    let [out, back] = moved(&before)?;
-    println!("{out} pages went out, {back} came back");
-    anyhow::ensure!(out > 0 && back > 0, "nothing was tested");
+    let moved = Tally::now()?.since(before);
+    println!("{moved}");
+    anyhow::ensure!(moved.both_ways(), "nothing was tested");
     Ok(())
 }
 

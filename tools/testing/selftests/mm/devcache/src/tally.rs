@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the kernel says moved.
 
+use crate::stats::Counters;
 use anyhow::Result;
-use devcache_selftests::stats::Counters;
 use std::fmt;
 
 /// Numbers of pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub struct Tally {
     /// Went to a device.
-    pub(crate) out: u64,
+    pub out: u64,
     /// Came back.
-    pub(crate) back: u64,
+    pub back: u64,
     /// Could not be brought back.
-    pub(crate) lost: u64,
+    pub lost: u64,
 }
 
 impl Tally {
     /// Since boot.
-    pub(crate) fn now() -> Result<Self> {
+    pub fn now() -> Result<Self> {
         let counters = Counters::core()?;
         Ok(Tally {
             out: counters.get("pages_out")?,
@@ -28,7 +28,7 @@ impl Tally {
     }
 
     /// Since an earlier one.
-    pub(crate) fn since(self, before: Tally) -> Tally {
+    pub fn since(self, before: Tally) -> Tally {
         Tally {
             out: self.out - before.out,
             back: self.back - before.back,
@@ -37,7 +37,7 @@ impl Tally {
     }
 
     /// Whether pages moved both ways.
-    pub(crate) fn both_ways(self) -> bool {
+    pub fn both_ways(self) -> bool {
         self.out != 0 && self.back != 0
     }
 }

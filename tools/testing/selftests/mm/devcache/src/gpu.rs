@@ -2,6 +2,7 @@
 //! The GPU as a program sees it: the ioctls of the vsvm driver, safe to call.
 
 use crate::map::Map;
+use crate::sys;
 use crate::uapi;
 use crate::PAGE;
 use nix::errno::Errno;
@@ -12,7 +13,6 @@ use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -196,16 +196,7 @@ impl Gpu {
 
     /// Makes a call of the driver, or of all DRM drivers.
     pub(crate) fn ioctl<T>(&self, request: u32, argument: &mut T) -> Result<(), Errno> {
-        // SAFETY: The request numbers carry the size of their argument's type, and the functions
-        // below, and those of syncobjs, pair them.
-        let result = unsafe {
-            libc::ioctl(
-                self.file.as_raw_fd(),
-                libc::Ioctl::from(request),
-                std::ptr::from_mut(argument),
-            )
-        };
-        Errno::result(result).map(drop)
+        sys::ioctl(&self.file, request, argument)
     }
 
     /// DRM_IOCTL_VSVM_GET_PARAM
@@ -281,9 +272,7 @@ impl Gpu {
 
     /// Queues a computation.
     pub fn submit(&self, work: Work) -> Result<JobId, Errno> {
-        let mut argument = work.argument();
-        self.exec_raw(&mut argument)?;
-        Ok(JobId(argument.job))
+        self.submit_with(work, &[], &[])
     }
 
     /// Queues a computation with the handles of syncobjs that it waits for, and of those it
@@ -374,6 +363,15 @@ fn absent() -> io::Error {
 }
 
 impl Work {
+    /// Adds to all elements of a mapping.
+    pub fn add(map: &Map, value: u32) -> Self {
+        Work::Add {
+            dst: map.addr(),
+            count: map.len() / 4,
+            value,
+        }
+    }
+
     /// The uAPI's form.
     pub fn argument(self) -> uapi::drm_vsvm_exec {
         let (op, dst, src_a, count, scalar) = match self {

@@ -2,12 +2,11 @@
 //! The kernel's own test device for get_user_pages() (CONFIG_GUP_TEST).
 
 use crate::map::Map;
+use crate::sys;
 use crate::PAGE;
-use nix::errno::Errno;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 
 /// Where the device is.
 const DEVICE: &str = "/sys/kernel/debug/gup_test";
@@ -47,14 +46,6 @@ pub fn get_pages(map: &Map, pages: Range<usize>, nowait: bool) -> io::Result<usi
         gup_flags: if nowait { NOWAIT } else { 0 },
         ..GupTest::default()
     };
-    // SAFETY: The request takes a pointer to this structure.
-    let result = unsafe {
-        libc::ioctl(
-            device.as_raw_fd(),
-            BASIC_TEST,
-            std::ptr::from_mut(&mut test),
-        )
-    };
-    Errno::result(result)?;
+    sys::ioctl(&device, BASIC_TEST, &mut test)?;
     Ok(usize::try_from(test.size).expect("not more than was asked for") / PAGE)
 }

@@ -2,6 +2,7 @@
 //! DRM syncobjs, and fences of another driver to put into them.
 
 use crate::gpu::Gpu;
+use crate::sys::ioctl;
 use crate::uapi;
 use nix::errno::Errno;
 use nix::time::clock_gettime;
@@ -130,15 +131,7 @@ impl<'gpu> Syncobj<'gpu> {
     pub fn status(&self) -> Result<i32, Errno> {
         let file = self.to_fd(uapi::DRM_SYNCOBJ_HANDLE_TO_FD_FLAGS_EXPORT_SYNC_FILE)?;
         let mut info = SyncFileInfo::default();
-        // SAFETY: The request takes a pointer to this structure.
-        let result = unsafe {
-            libc::ioctl(
-                file.as_raw_fd(),
-                SYNC_IOC_FILE_INFO,
-                std::ptr::from_mut(&mut info),
-            )
-        };
-        Errno::result(result)?;
+        ioctl(&file, SYNC_IOC_FILE_INFO, &mut info)?;
         Ok(info.status)
     }
 
@@ -202,7 +195,7 @@ const CREATE_DUMB: u32 = request::<uapi::drm_mode_create_dumb>(0xb2);
 const PRIME_HANDLE_TO_FD: u32 = request::<uapi::drm_prime_handle>(0x2d);
 const VGEM_FENCE_ATTACH: u32 = request::<Attach>(0x41);
 const VGEM_FENCE_SIGNAL: u32 = request::<Signal>(0x42);
-const EXPORT_SYNC_FILE: u32 = nix::request_code_readwrite!(b'b', 2, size_of::<Export>()) as u32;
+const EXPORT_SYNC_FILE: libc::Ioctl = nix::request_code_readwrite!(b'b', 2, size_of::<Export>());
 
 /// A fence that is signalled when the test says so: one of the driver vgem, for a buffer that
 /// nobody uses.
@@ -213,19 +206,6 @@ pub struct Fence {
     card: File,
     number: u32,
     sync_file: OwnedFd,
-}
-
-/// Makes a call on a file; the type of `argument` must be that of the request.
-fn ioctl<T>(file: &impl AsRawFd, request: u32, argument: &mut T) -> Result<(), Errno> {
-    // SAFETY: The callers pair requests and types.
-    let result = unsafe {
-        libc::ioctl(
-            file.as_raw_fd(),
-            libc::Ioctl::from(request),
-            std::ptr::from_mut(argument),
-        )
-    };
-    Errno::result(result).map(drop)
 }
 
 impl Fence {

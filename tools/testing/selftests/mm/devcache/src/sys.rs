@@ -332,6 +332,18 @@ pub fn beside_child(
     }
 }
 
+/// ioctl(2) that passes a structure; the type of `argument` must be that of the request.
+pub(crate) fn ioctl<T>(
+    file: &impl AsRawFd,
+    request: impl Into<libc::Ioctl>,
+    argument: &mut T,
+) -> Result<(), Errno> {
+    let (fd, request) = (file.as_raw_fd(), request.into());
+    // SAFETY: The request numbers carry the size of their argument's type, and the callers pair them.
+    let result = unsafe { libc::ioctl(fd, request, std::ptr::from_mut(argument)) };
+    Errno::result(result).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

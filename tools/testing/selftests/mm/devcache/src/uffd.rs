@@ -2,6 +2,7 @@
 //! userfaultfd(2): faults of a mapping that the program itself serves.
 
 use crate::map::Map;
+use crate::sys;
 use crate::PAGE;
 use nix::errno::Errno;
 use nix::poll::poll;
@@ -13,7 +14,6 @@ use std::io::ErrorKind;
 use std::io::Read;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::RawFd;
 
@@ -114,11 +114,7 @@ impl Uffd {
     }
 
     fn ioctl<T>(&self, request: libc::Ioctl, argument: &mut T) -> Result<(), Errno> {
-        // SAFETY: The request numbers carry the size of their argument's type, and the functions
-        // here pair them.
-        let result =
-            unsafe { libc::ioctl(self.0.as_raw_fd(), request, std::ptr::from_mut(argument)) };
-        Errno::result(result).map(drop)
+        sys::ioctl(&self.0, request, argument)
     }
 
     /// The next fault; none if there is none for a while.

@@ -44,21 +44,12 @@ pub(crate) const CASES: &[Case] = &[
 /// How long a job of somebody who is not concerned may take: less than the driver needs to notice a hang.
 const SOON: Duration = Duration::from_secs(3);
 
-/// A job that adds one to the elements of some pages.
-fn add_one(map: &Map) -> Work {
-    Work::Add {
-        dst: map.addr(),
-        count: map.len() / 4,
-        value: 1,
-    }
-}
-
 /// Jobs of somebody else, on memory that the GPU has to fault for, are done soon.
 fn others_go_on() -> Result<()> {
     let gpu = Gpu::open()?;
     for _ in 0..3 {
         let map = Map::anonymous(4 * PAGE)?;
-        let ended = gpu.wait(gpu.submit(add_one(&map))?, SOON);
+        let ended = gpu.wait(gpu.submit(Work::add(&map, 1))?, SOON);
         let ended = ended.context("a job of another program")?;
         same("status of another's job", ended.status, 0)?;
         same("memory of another", map.read(0..4), vec![1, 0, 0, 0])?;
@@ -69,7 +60,7 @@ fn others_go_on() -> Result<()> {
 /// A program whose job waits for a page of a frozen file system: how it ends.
 fn stuck(map: &Map, begun: &Map) -> Result<()> {
     let gpu = Gpu::open()?;
-    let job = gpu.submit(add_one(map))?;
+    let job = gpu.submit(Work::add(map, 1))?;
     let early = gpu.wait(job, Duration::from_millis(300));
     refused("the wait while frozen", early, Errno::ETIME)?;
     begun.cell(0).fetch_add(1, Ordering::Relaxed);
@@ -117,7 +108,7 @@ fn hangs(ctx: &Ctx) -> Result<()> {
     let map = Map::anonymous(PAGE)?;
     let knobs = Knobs::new()?;
     knobs.set(Knob::HangCompute, 1)?;
-    let job = ctx.gpu()?.submit(add_one(&map))?;
+    let job = ctx.gpu()?.submit(Work::add(&map, 1))?;
     knobs.wait_for(Knob::HangCompute)?;
 
     others_go_on()?;
@@ -147,7 +138,7 @@ fn take_all_channels(_ctx: &Ctx) -> Result<()> {
     let maps = maps.collect::<Result<Vec<_>, _>>()?;
     let mut jobs = Vec::new();
     for (gpu, map) in gpus.iter().zip(&maps) {
-        jobs.push(gpu.submit(add_one(map))?);
+        jobs.push(gpu.submit(Work::add(map, 1))?);
     }
     for ((gpu, map), job) in gpus.iter().zip(&maps).zip(jobs) {
         let ended = gpu.wait(job, Duration::from_secs(20))?;
@@ -156,7 +147,7 @@ fn take_all_channels(_ctx: &Ctx) -> Result<()> {
     }
     gpus.pop();
     last.0.attach()?;
-    last.0.compute(add_one(&maps[0]))?;
+    last.0.compute(Work::add(&maps[0], 1))?;
     Ok(())
 }
 
@@ -196,7 +187,7 @@ fn statistics(_: &Ctx) -> Result<()> {
 
     let before = Counters::gpu(&busy)?;
     busy.migrate(&map, 0..map.pages(), Direction::ToVram)?;
-    busy.compute(add_one(&map))?;
+    busy.compute(Work::add(&map, 1))?;
     let (after, client) = (Counters::gpu(&busy)?, Counters::client(&busy)?);
     for (name, want) in [
         ("pages-in", PAGES),

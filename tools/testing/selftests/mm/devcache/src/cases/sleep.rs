@@ -47,15 +47,6 @@ fn sleep() -> Result<io::Result<()>> {
     Ok(fs::write("/sys/power/state", "freeze"))
 }
 
-/// A job that adds one to the elements of some pages.
-fn add_one(map: &Map) -> Work {
-    Work::Add {
-        dst: map.addr(),
-        count: map.len() / 4,
-        value: 1,
-    }
-}
-
 /// Pages of files and of memory come back with what the GPU has written, and everything works
 /// afterwards.
 fn pages_come_back(ctx: &Ctx) -> Result<()> {
@@ -63,7 +54,7 @@ fn pages_come_back(ctx: &Ctx) -> Result<()> {
     let gpu = ctx.gpu()?;
     let anonymous = Map::anonymous(PAGES * PAGE)?;
     send(gpu, &anonymous, 0..PAGES, Touch::Write)?;
-    gpu.compute(add_one(&anonymous))?;
+    gpu.compute(Work::add(&anonymous, 1))?;
     file.gpu_add(0..PAGES, 1)?;
     file.on_device(0..PAGES)?;
 
@@ -76,8 +67,8 @@ fn pages_come_back(ctx: &Ctx) -> Result<()> {
 
     file.send(0..PAGES, Touch::Write)?;
     file.gpu_add(0..PAGES, 1)?;
-    gpu.compute(add_one(&anonymous))?;
-    Gpu::open()?.compute(add_one(&anonymous))?;
+    gpu.compute(Work::add(&anonymous, 1))?;
+    Gpu::open()?.compute(Work::add(&anonymous, 1))?;
     let threes = 3_u32.to_le_bytes().repeat(PAGES * PAGE / 4);
     same_bytes("memory", &anonymous.read_all(), &threes)?;
     file.is_right()
@@ -90,7 +81,10 @@ fn waits_for_jobs(ctx: &Ctx) -> Result<()> {
     let map = Map::anonymous(PAGES * PAGE)?;
     let knobs = Knobs::new()?;
     knobs.set(Knob::Latency, MICROSECONDS)?;
-    let jobs = [gpu.submit(add_one(&map))?, gpu.submit(add_one(&map))?];
+    let jobs = [
+        gpu.submit(Work::add(&map, 1))?,
+        gpu.submit(Work::add(&map, 1))?,
+    ];
 
     sleep()?.context("sleep")?;
     for job in jobs {
@@ -107,7 +101,7 @@ fn is_refused(ctx: &Ctx) -> Result<()> {
     let served = Map::shared(&file.file, PAGE)?;
     let uffd = Uffd::new(&served, Mode::Minor)?;
     let gpu = ctx.gpu()?;
-    let job = gpu.submit(add_one(&served))?;
+    let job = gpu.submit(Work::add(&served, 1))?;
     let fault = loop {
         if let Some(fault) = uffd.next()? {
             break fault;
@@ -120,6 +114,6 @@ fn is_refused(ctx: &Ctx) -> Result<()> {
     uffd.resume(fault.address)?;
     let ended = gpu.wait(job, Duration::from_secs(20))?;
     same("status", ended.status, 0)?;
-    gpu.compute(add_one(&Map::anonymous(PAGE)?))?;
+    gpu.compute(Work::add(&Map::anonymous(PAGE)?, 1))?;
     Ok(())
 }

@@ -77,15 +77,6 @@ fn fill(map: &Map, value: u32) -> Work {
     }
 }
 
-/// A job that adds one to them.
-fn add_one(map: &Map) -> Work {
-    Work::Add {
-        dst: map.addr(),
-        count: map.len() / 4,
-        value: 1,
-    }
-}
-
 /// A job that fails with EFAULT.
 const FAILS: Work = Work::Sum {
     src: PAGE,
@@ -128,10 +119,14 @@ fn bad_arguments(ctx: &Ctx) -> Result<()> {
         ("too many to signal", &good, &many, Errno::EINVAL),
     ];
     for (what, waits, signals, error) in lists {
-        refused(what, gpu.submit_with(add_one(&map), waits, signals), error)?;
+        refused(
+            what,
+            gpu.submit_with(Work::add(&map, 1), waits, signals),
+            error,
+        )?;
     }
 
-    let mut ours = add_one(&map).argument();
+    let mut ours = Work::add(&map, 1).argument();
     ours.list_syncobjs(&good, &good);
     let bad = Map::anonymous(PAGE)?;
     bad.protect(0..1, ProtFlags::PROT_NONE)?;
@@ -191,7 +186,7 @@ fn bad_arguments(ctx: &Ctx) -> Result<()> {
     same("the fence of one to signal", signalled.status()?, 1)?;
 
     // As many as there may be, and one twice.
-    let job = gpu.submit_with(add_one(&map), &[good[0]; 64], &[empty.handle(); 64])?;
+    let job = gpu.submit_with(Work::add(&map, 1), &[good[0]; 64], &[empty.handle(); 64])?;
     ended(gpu, job, 0)?;
     same("the memory", value(&map), 1)?;
     same("the fence of the empty one", empty.status()?, 1)
@@ -210,10 +205,10 @@ fn waits(ctx: &Ctx) -> Result<()> {
 
     let handles = [before[0].handle(), done.handle(), before[1].handle()];
     let first = gpu.submit_with(fill(&map, 7), &handles, &[])?;
-    let second = gpu.submit(add_one(&map))?;
+    let second = gpu.submit(Work::add(&map, 1))?;
     is_pending(gpu, first)?;
     is_pending(gpu, second)?;
-    Gpu::open()?.compute(add_one(&other))?;
+    Gpu::open()?.compute(Work::add(&other, 1))?;
     fences[1].signal()?;
     is_pending(gpu, first)?;
     same("the memory while they wait", value(&map), 0)?;
@@ -242,8 +237,8 @@ fn waits_for_failed(ctx: &Ctx) -> Result<()> {
         first.status()?,
         -libc::EFAULT,
     )?;
-    let waits = gpu.submit_with(add_one(&map), &[first.handle()], &[second.handle()])?;
-    let behind = gpu.submit_with(add_one(&map), &[], &[third.handle()])?;
+    let waits = gpu.submit_with(Work::add(&map, 1), &[first.handle()], &[second.handle()])?;
+    let behind = gpu.submit_with(Work::add(&map, 1), &[], &[third.handle()])?;
     second.wait(LONG)?;
     same(
         "the fence of the job that waits",
@@ -265,10 +260,10 @@ fn signals(ctx: &Ctx) -> Result<()> {
     let before = Syncobj::with(gpu, &fence)?;
     let after = Syncobj::new(gpu, true)?;
 
-    let job = gpu.submit_with(add_one(&map), &[before.handle()], &[after.handle()])?;
+    let job = gpu.submit_with(Work::add(&map, 1), &[before.handle()], &[after.handle()])?;
     refused("the syncobj", after.wait(WHILE), Errno::ETIME)?;
     refused("a sync file", after.status(), Errno::EINVAL)?;
-    let early = gpu.submit_with(add_one(&map), &[after.handle()], &[]);
+    let early = gpu.submit_with(Work::add(&map, 1), &[after.handle()], &[]);
     refused("a job that waits for it", early, Errno::EINVAL)?;
     same("the memory before", value(&map), 0)?;
 
@@ -279,7 +274,7 @@ fn signals(ctx: &Ctx) -> Result<()> {
     same("the end", gpu.wait(job, Duration::ZERO)?.status, 0)?;
 
     // One syncobj may be both.
-    let job = gpu.submit_with(add_one(&map), &[after.handle()], &[after.handle()])?;
+    let job = gpu.submit_with(Work::add(&map, 1), &[after.handle()], &[after.handle()])?;
     after.wait(LONG)?;
     ended(gpu, job, 0)
 }
@@ -293,7 +288,7 @@ fn signals_hangs(ctx: &Ctx) -> Result<()> {
     knobs.set(Knob::HangCompute, 1)?;
 
     for syncobj in &syncobjs {
-        gpu.submit_with(add_one(&map), &[], &[syncobj.handle()])?;
+        gpu.submit_with(Work::add(&map, 1), &[], &[syncobj.handle()])?;
     }
     knobs.wait_for(Knob::HangCompute)?;
     refused("the syncobj", syncobjs[0].wait(WHILE), Errno::ETIME)?;
@@ -313,7 +308,7 @@ fn interrupts_lost(ctx: &Ctx) -> Result<()> {
     for _ in 0..3 {
         let map = Map::anonymous(PAGE)?;
         let syncobj = Syncobj::new(gpu, false)?;
-        gpu.submit_with(add_one(&map), &[], &[syncobj.handle()])?;
+        gpu.submit_with(Work::add(&map, 1), &[], &[syncobj.handle()])?;
         syncobj.wait(LONG)?;
         same("the memory", value(&map), 1)?;
     }
@@ -330,11 +325,11 @@ fn two_files(ctx: &Ctx) -> Result<()> {
     let told = tells.share(&second)?;
 
     let fills = first.submit_with(fill(&map, 7), &[before.handle()], &[tells.handle()])?;
-    let early = second.submit_with(add_one(&map), &[told.handle()], &[]);
+    let early = second.submit_with(Work::add(&map, 1), &[told.handle()], &[]);
     refused("before there is a fence", early, Errno::EINVAL)?;
     fence.signal()?;
     told.wait(LONG)?;
-    let adds = second.submit_with(add_one(&map), &[told.handle()], &[])?;
+    let adds = second.submit_with(Work::add(&map, 1), &[told.handle()], &[])?;
     ended(&second, adds, 0)?;
     ended(first, fills, 0)?;
     same("the memory", value(&map), 8)
@@ -352,7 +347,7 @@ fn close(ctx: &Ctx) -> Result<()> {
     {
         let before = Syncobj::with(&closed, &fence)?;
         let tells = told.share(&closed)?;
-        closed.submit_with(add_one(&map), &[before.handle()], &[tells.handle()])?;
+        closed.submit_with(Work::add(&map, 1), &[before.handle()], &[tells.handle()])?;
     }
     refused("the syncobj", told.wait(WHILE), Errno::ETIME)?;
     let start = Instant::now();
@@ -391,7 +386,7 @@ fn killed(ctx: &Ctx) -> Result<()> {
         let gpu = Gpu::open()?;
         let map = Map::anonymous(PAGE)?;
         let [before, tells] = [before.share(&gpu)?, told.share(&gpu)?];
-        let job = gpu.submit_with(add_one(&map), &[before.handle()], &[tells.handle()])?;
+        let job = gpu.submit_with(Work::add(&map, 1), &[before.handle()], &[tells.handle()])?;
         begun.cell(0).store(1, Ordering::Relaxed);
         gpu.wait(job, LONG)?;
         Ok(())
@@ -425,7 +420,7 @@ fn unbind(_: &Ctx) -> Result<()> {
     let map = Map::anonymous(PAGE)?;
     let before = Syncobj::with(&gpu, &fence)?;
     let after = Syncobj::new(&gpu, false)?;
-    gpu.submit_with(add_one(&map), &[before.handle()], &[after.handle()])?;
+    gpu.submit_with(Work::add(&map, 1), &[before.handle()], &[after.handle()])?;
 
     let (unbound, took, told) = thread::scope(|scope| {
         let waits = scope.spawn(|| after.wait(LONG));
@@ -440,7 +435,7 @@ fn unbind(_: &Ctx) -> Result<()> {
     ensure!(took < SOON, "unbinding took {took:?}");
     drop(unbound);
     wait_for_gpu()?;
-    Gpu::open()?.compute(add_one(&map))?;
+    Gpu::open()?.compute(Work::add(&map, 1))?;
     same("the memory", value(&map), 1)?;
     Ok(fence.signal()?)
 }

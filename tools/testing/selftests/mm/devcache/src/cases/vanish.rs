@@ -59,18 +59,9 @@ fn soon<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(result)
 }
 
-/// A job that adds one to the elements of some pages.
-fn add_one(map: &Map) -> Work {
-    Work::Add {
-        dst: map.addr(),
-        count: map.len() / 4,
-        value: 1,
-    }
-}
-
 /// The GPU is of no use: neither jobs nor migrations work, and none hangs.
 fn is_of_no_use(gpu: &Gpu, map: &Map) -> Result<()> {
-    let ended = soon("a job", || match gpu.run(add_one(map)) {
+    let ended = soon("a job", || match gpu.run(Work::add(map, 1)) {
         Ok(ended) => Ok(ended.status),
         Err(error) => Ok(-(error as i32)),
     })?;
@@ -111,7 +102,7 @@ fn works(ctx: &Ctx) -> Result<()> {
     file.write_all_at(&[7; 8 * PAGE], 0)?;
     let map = Map::shared(&file, 8 * PAGE)?;
     send(&gpu, &map, 0..8, Touch::Write)?;
-    gpu.compute(add_one(&map))?;
+    gpu.compute(Work::add(&map, 1))?;
     let want = 0x0707_0708_u32.to_le_bytes().repeat(8 * PAGE / 4);
     same_bytes("a new file", &fs::read(ctx.path("new"))?, &want)
 }
@@ -142,7 +133,7 @@ fn vanish(ctx: &Ctx) -> Result<()> {
     })?;
     refused(
         "the old file",
-        gpu.submit(add_one(&file.map)),
+        gpu.submit(Work::add(&file.map, 1)),
         Errno::ENODEV,
     )?;
     file.off_device(0..pages)?;
@@ -201,7 +192,7 @@ fn during_job(ctx: &Ctx) -> Result<()> {
     let map = Map::shared(&file, HOLE)?;
     let knobs = Knobs::new()?;
     let gpu = ctx.gpu()?;
-    let job = gpu.submit(add_one(&map))?;
+    let job = gpu.submit(Work::add(&map, 1))?;
     knobs.set(Knob::Gone, LONG)?;
 
     let ended = soon("the job", || Ok(gpu.wait(job, PATIENCE)?))?;
@@ -219,13 +210,17 @@ fn during_job(ctx: &Ctx) -> Result<()> {
 fn and_remove(ctx: &Ctx) -> Result<()> {
     const MOMENT: u32 = 3000;
     let map = Map::anonymous(PAGE)?;
-    ctx.gpu()?.compute(add_one(&map))?;
+    ctx.gpu()?.compute(Work::add(&map, 1))?;
     let knobs = Knobs::new()?;
     knobs.set(Knob::Gone, MOMENT)?;
     soon("removing", || {
         Ok(fs::write(knobs.device.join("remove"), "1")?)
     })?;
-    refused("a job", ctx.gpu()?.submit(add_one(&map)), Errno::ENODEV)?;
+    refused(
+        "a job",
+        ctx.gpu()?.submit(Work::add(&map, 1)),
+        Errno::ENODEV,
+    )?;
 
     // The function they belong to exists no more.
     std::mem::forget(knobs);

@@ -16,15 +16,12 @@ work=$cache/work
 run=/tmp/run
 export CARGO_TARGET_DIR="$cache/work-target"
 tools=devcache-kernel
+in_guest="devcache-vm vsvm-gpu devcache-demo devcache-selftests devcache-coherence devcache-storm gpufsx"
 case $target in
 kernel) ;;
-run | shell | demo)
-	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests devcache-coherence gpufsx"
-	tools="$tools devcache-storm"
-	;;
+run | shell | demo) tools="$tools $in_guest" ;;
 test)
-	tools="$tools devcache-vm vsvm-gpu devcache-demo devcache-selftests devcache-coherence gpufsx"
-	tools="$tools devcache-powercut devcache-storm devcache-check"
+	tools="$tools $in_guest devcache-powercut devcache-check"
 	export CONFIG="${CONFIG:-test}" GPU="${GPU:-2}"
 	;;
 power-cuts) tools="$tools vsvm-gpu devcache-powercut" ;;
@@ -72,18 +69,18 @@ if [ "$target" = test ]; then
 fi
 exec 9>&-
 
+set -- --kernel "$run/bzImage" --append "$append" --guest "$guest"
 case $target in
-run) devcache-vm --kernel "$run/bzImage" --append "$append" --guest "$guest" -- "$CMD" ;;
-shell) devcache-vm --kernel "$run/bzImage" --append "$append" --guest "$guest" ;;
-demo) devcache-vm --kernel "$run/bzImage" --append "$append" --guest "$guest" -- devcache-demo ;;
-power-cuts) devcache-powercut cut --kernel "$run/bzImage" --append "$append" --guest "$guest" ;;
+run) devcache-vm "$@" -- "$CMD" ;;
+shell) devcache-vm "$@" ;;
+demo) devcache-vm "$@" -- devcache-demo ;;
+power-cuts) devcache-powercut cut "$@" ;;
 upstream-tests)
 	devcache-check --results "$cache/log/upstream-tests" upstream \
 		--patched "$run" --base "$run/base" --logs "$cache/log"
 	;;
 test)
-	devcache-check --results "$run/results" guest --patience "$patience" --append "$append" \
-		--kernel "$run/bzImage" --guest "$guest" --logs "$cache/log"
+	devcache-check --results "$run/results" guest --patience "$patience" --logs "$cache/log" "$@"
 	devcache-check --results "$run/results" sum
 	;;
 esac

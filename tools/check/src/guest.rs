@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use devcache_vm::RUN_FAILED;
 
 use crate::ktap::{self, Outcome};
 use crate::report;
-
-/// The exit status of the runner when the run itself failed, whatever its command did.
-const RUN_FAILED: i32 = 254;
 
 /// Limit for each guest, in seconds, unless the user gives one.
 const TIMEOUT: u32 = 1500;
@@ -142,7 +140,10 @@ impl Run {
     /// Runs it; gives the result of the run itself and what the command printed.
     pub fn finish(&mut self) -> Result<(Vec<Outcome>, String)> {
         let output = self.command.output().context("cannot run devcache-vm")?;
-        let passed = output.status.code().is_some_and(|code| code != RUN_FAILED);
+        let passed = output
+            .status
+            .code()
+            .is_some_and(|code| code != RUN_FAILED.into());
         let said = String::from_utf8_lossy(&output.stderr);
         let outcome = Outcome::new(
             "the guest ends well and the kernel does not complain",

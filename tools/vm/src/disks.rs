@@ -2,12 +2,12 @@
 
 //! The guest's disks: sparse files, formatted before the guest boots.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
-use devcache_stage::Log;
+use devcache_stage::{Cache, Log};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -33,8 +33,10 @@ const DISKS: [(&str, u64, Option<&[&str]>); 4] = [
 pub struct Disks(TempDir);
 
 impl Disks {
-    /// Makes and formats them in a new folder below `parent`.
-    pub fn create(parent: &Path, log: &Log) -> Result<Self> {
+    /// Makes and formats them in a new folder of the cache.
+    pub fn create(cache: &Cache, log: &Log) -> Result<Self> {
+        let parent = cache.path("vm");
+        fs::create_dir_all(&parent)?;
         let disks = Self(TempDir::with_prefix_in("disks-", parent)?);
         for ((_, size, format), path) in DISKS.iter().zip(disks.paths()) {
             File::create_new(&path)?.set_len(*size)?;

@@ -50,9 +50,7 @@ fn run(args: &Args) -> Result<u8> {
     let cache = Cache::from_env()?;
     let log = cache.log("vm")?;
     let interrupted = devcache_vm::interruption()?;
-    let scratch = cache.path("vm");
-    fs::create_dir_all(&scratch)?;
-    let disks = Disks::create(&scratch, &log)?;
+    let disks = Disks::create(&cache, &log)?;
     let console = tempfile::Builder::new()
         .prefix("console-")
         .suffix(".log")

@@ -65,11 +65,8 @@ pub(crate) fn look(port: &Port, mount: &Mount) -> Result<()> {
     })?;
     mount.mount()?;
     for number in numbers(mount)? {
-        let content = fs::read(folder(mount).join(number.to_string()))?;
-        let file = FileId {
-            fs: fs.clone(),
-            number,
-        };
+        let content = fs::read(path(mount, number))?;
+        let file = id(mount, number);
         let len = content.len();
         port.tell_with(&Message::Holds { file, len }, &content)?;
     }
@@ -84,18 +81,17 @@ pub(crate) fn prepare(port: &Port, mount: &Mount, boot: u32) -> Result<Vec<(File
         port.tell(&Message::Removing {
             file: id(mount, number),
         })?;
-        fs::remove_file(folder(mount).join(number.to_string()))?;
+        fs::remove_file(path(mount, number))?;
     }
     let mut files = Vec::new();
     for number in [STAYS, boot] {
         let file = id(mount, number);
-        let path = folder(mount).join(number.to_string());
         let open = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(&path);
+            .open(path(mount, number));
         // One that stays may be there without its size: it was not confirmed.
         let is_there = there.contains(&STAYS) && number == STAYS;
         if !is_there {
@@ -110,6 +106,10 @@ pub(crate) fn prepare(port: &Port, mount: &Mount, boot: u32) -> Result<Vec<(File
         files.push((file, open));
     }
     Ok(files)
+}
+
+fn path(mount: &Mount, number: u32) -> PathBuf {
+    folder(mount).join(number.to_string())
 }
 
 fn id(mount: &Mount, number: u32) -> FileId {

@@ -6,6 +6,7 @@ use crate::disk::Cut;
 use crate::disk::Disk;
 use crate::nbd;
 use anyhow::bail;
+use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use clap::Args;
@@ -108,7 +109,7 @@ impl Campaign<'_> {
         self.book.boot();
         let (disks, book, log) = (&mut self.disks, &mut self.book, &self.log);
         let (machine, interrupted) = (&self.options.machine, self.interrupted);
-        let end = thread::scope(|scope| {
+        let (ended, cut) = thread::scope(|scope| {
             let servers: Vec<_> = disks
                 .iter_mut()
                 .zip(ours)
@@ -117,40 +118,37 @@ impl Campaign<'_> {
             let guest = Guest::start(machine, session, log)?;
             let (sender, ready) = mpsc::channel();
             let listener = scope.spawn(move || book.listen(port, sender));
-            let end = if write {
+            let (ended, cut) = if write {
                 let waited = wait_for(&ready, interrupted)?;
                 if waited {
                     thread::sleep(moment);
                 }
                 let still_writing = waited && !listener.is_finished();
                 drop(guest);
-                still_writing.then_some(None)
+                (None, still_writing)
             } else {
-                Some(Some(guest.wait(Some(LIMIT), interrupted)?))
+                (Some(guest.wait(Some(LIMIT), interrupted)?), false)
             };
             for server in servers {
                 server.join().ok().context("a thread panicked")??;
             }
             listener.join().ok().context("a thread panicked")??;
-            anyhow::Ok(end)
+            anyhow::Ok((ended, cut))
         })?;
         let text = String::from_utf8_lossy(&fs::read(&self.console)?).into_owned();
         if self.book.violation.is_some() {
             return Ok(End::Violation);
         }
-        match end {
-            Some(Some(ended)) => match ended.judge(&text, &self.console, false)? {
-                0 => Ok(End::Off),
-                status => bail!("the guest's program ended with {status}"),
-            },
-            end => {
-                if let Some(found) = console::complaints(&text)? {
-                    bail!("the kernel complained:\n{found}");
-                }
-                end.context("the guest went down by itself")?;
-                Ok(End::Cut(moment))
-            }
+        if let Some(ended) = ended {
+            let status = ended.judge(&text, &self.console, false)?;
+            ensure!(status == 0, "the guest's program ended with {status}");
+            return Ok(End::Off);
         }
+        if let Some(found) = console::complaints(&text)? {
+            bail!("the kernel complained:\n{found}");
+        }
+        ensure!(cut, "the guest went down by itself");
+        Ok(End::Cut(moment))
     }
 
     /// All boots.
@@ -206,9 +204,7 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     let cache = Cache::from_env()?;
     let log = cache.log("power-cuts")?;
     let interrupted = devcache_vm::interruption()?;
-    let scratch = cache.path("vm");
-    fs::create_dir_all(&scratch)?;
-    let disks = Disks::create(&scratch, &log)?;
+    let disks = Disks::create(&cache, &log)?;
     let open = |path| -> Result<Disk> {
         let file = File::options().read(true).write(true).open(path)?;
         Ok(Disk::new(file)?)

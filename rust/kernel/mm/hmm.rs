@@ -2,10 +2,10 @@
 
 //! Looking at the CPU page tables of a range of addresses on behalf of a device.
 //!
-//! [`fault`] does what a CPU does when it touches every page of a range, and reports which pages
-//! are there. Nothing keeps them there afterwards, so what was seen must be checked and used under
-//! the update lock of an interval notifier: a [`Snapshot`] only shows its pages in exchange for
-//! that lock ([`Snapshot::lock`]).
+//! [`fault`] does what a CPU does when it touches every page of a range, and shows which pages are
+//! there. Nothing keeps them there afterwards, so what was seen must be checked and used under the
+//! update lock of an interval notifier: the pages are only shown to a function that is called with
+//! that lock held.
 //!
 //! # Writing
 //!
@@ -35,7 +35,8 @@ use crate::{
         interval_notifier::{
             IntervalNotifier,
             Invalidate,
-            Sequence, //
+            Sequence,
+            Watch, //
         },
         pagemap_owner::PagemapOwner,
         MmWithUser, //
@@ -45,12 +46,13 @@ use crate::{
         PAGE_SHIFT, //
     },
     prelude::*,
-    sync::MutexGuard,
     time::Jiffies, //
 };
 use core::{
+    iter::Enumerate,
     marker::PhantomData,
-    ops::Range, //
+    ops::Range,
+    slice, //
 };
 
 /// What the device is about to do with the pages.
@@ -99,23 +101,41 @@ impl Pfn {
     }
 }
 
-/// Makes the pages of a range accessible to a device, and looks at them.
+/// How often [`fault`] looks again because a page was invalidated before the update lock was taken.
+const ROUNDS: usize = 100;
+
+/// What [`fault`] is to do.
+pub struct Request<'a> {
+    /// The address space, which must be that of the notifier.
+    pub mm: &'a MmWithUser,
+    /// Page aligned, and within what the notifier watches.
+    pub addresses: Range<usize>,
+    /// What is about to be done with the pages.
+    pub access: Access,
+    /// Pages in the device memory of this owner stay where they are; others come back to system
+    /// memory.
+    pub owner: Option<PagemapOwner>,
+    /// How long to try without progress.
+    pub timeout: Jiffies,
+}
+
+/// Makes the pages of a range accessible to a device, and shows them.
 ///
-/// `addresses` must be page aligned, lie within those that `notifier` watches, and have as many
-/// pages as `pfns` has elements. Pages in device memory are brought back to system memory, unless
-/// they belong to `owner`. When invalidations come in between, it starts again, until nothing
-/// changed for once, or until `timeout` has passed without progress.
+/// `pfns` must have as many elements as there are pages. When invalidations of these pages come in
+/// between, it starts again, until nothing changed for once, and then returns what `with` returns.
+/// That is called with the update lock held: with what the lock protects, and with the pages that are
+/// present, which do not change while it runs.
 ///
 /// Context: process context, sleeps. Takes the mmap lock for reading, so the caller must not hold
 /// it, nor the update lock.
 ///
 /// # Errors
 ///
-/// - `EINVAL`: the addresses are not as required above, or `mm` is not that of `notifier`.
+/// - `EINVAL`: the request does not fit the notifier, or `pfns` does not fit the request.
 /// - `EFAULT`, except with [`Access::None`]: nothing is mapped at some address, or the process may
 ///   not access it in any way, or the page cannot be had (for example because of an I/O error).
 /// - `EPERM`: [`Access::Write`] to what the process may only read.
-/// - `EBUSY`: the timeout.
+/// - `EBUSY`: the timeout, or the pages do not stop to change.
 /// - `EINTR`: a fatal signal.
 /// - `ENOMEM`: as said.
 ///
@@ -126,7 +146,7 @@ impl Pfn {
 /// ```
 /// use kernel::{
 ///     mm::{
-///         hmm::{self, Access, Location, Pfn},
+///         hmm::{self, Access, Location, Pfn, Request},
 ///         interval_notifier::{IntervalNotifier, Invalidate},
 ///         pagemap_owner::PagemapOwner,
 ///         MmWithUser, //
@@ -141,124 +161,92 @@ impl Pfn {
 ///     address: usize,
 ///     owner: PagemapOwner,
 /// ) -> Result {
-///     let timeout = msecs_to_jiffies(1000);
-///     loop {
-///         let mut pfns = [Pfn::NONE];
-///         let range = address..address + PAGE_SIZE;
-///         let mut snapshot =
-///             hmm::fault(notifier, mm, range, Access::Read, Some(owner), timeout, &mut pfns)?;
-///
-///         let Some(mut stable) = snapshot.lock() else {
-///             continue;
-///         };
-///         let (_table, pages) = stable.split();
+///     let request = Request {
+///         mm,
+///         addresses: address..address + PAGE_SIZE,
+///         access: Access::Read,
+///         owner: Some(owner),
+///         timeout: msecs_to_jiffies(1000),
+///     };
+///     hmm::fault(notifier, request, &mut [Pfn::NONE], |_table, pages| {
 ///         for page in pages {
 ///             match page.location() {
 ///                 Location::Device(_folio) => { /* Map VRAM. */ }
 ///                 Location::System(_page) => { /* Map system memory. */ }
 ///             }
 ///         }
-///         return Ok(());
-///     }
+///     })
 /// }
 /// ```
-pub fn fault<'a, T: Invalidate>(
-    notifier: &'a IntervalNotifier<T>,
-    mm: &MmWithUser,
-    addresses: Range<usize>,
-    access: Access,
-    owner: Option<PagemapOwner>,
-    timeout: Jiffies,
-    pfns: &'a mut [Pfn],
-) -> Result<Snapshot<'a, T>> {
-    let Range { start, end } = addresses;
-    if !core::ptr::eq(mm.as_raw(), notifier.mm().as_raw()) || !notifier.watches(start..end) {
+pub fn fault<T: Invalidate, R>(
+    notifier: &IntervalNotifier<T>,
+    request: Request<'_>,
+    pfns: &mut [Pfn],
+    with: impl FnOnce(&mut T, Pages<'_>) -> R,
+) -> Result<R> {
+    let Range { start, end } = request.addresses;
+    if (start | end) & !PAGE_MASK != 0 || end.saturating_sub(start) >> PAGE_SHIFT != pfns.len() {
         return Err(EINVAL);
     }
-    if (start | end) & !PAGE_MASK != 0 || (end - start) >> PAGE_SHIFT != pfns.len() {
-        return Err(EINVAL);
+    // SAFETY: The value stays on the stack, where nobody can forget it.
+    let watch = unsafe { Watch::new(notifier, request.mm, start..end) };
+    pin_init::stack_try_pin_init!(let watch =? watch);
+
+    for _ in 0..ROUNDS {
+        pfns.fill(Pfn::NONE);
+        let mut range = bindings::hmm_range {
+            notifier: watch.as_raw(),
+            start,
+            end,
+            hmm_pfns: pfns.as_mut_ptr().cast(),
+            default_flags: request.access.as_raw(),
+            dev_private_owner: request
+                .owner
+                .map_or(core::ptr::null_mut(), PagemapOwner::as_raw),
+            ..pin_init::zeroed()
+        };
+        // SAFETY: The notifier is inserted and watches the range, its address space has users, the
+        // array has an element for each page, and `Pfn` is a transparent `unsigned long`.
+        to_result(unsafe {
+            bindings::hmm_range_fault_unlocked_timeout(&mut range, request.timeout.max(1))
+        })?;
+        if let Some(mut protected) = watch.lock(Sequence::from_raw(range.notifier_seq)) {
+            // INVARIANT: `lock` has compared the sequence numbers, so the pages are those that are
+            // mapped at these addresses, until the lock is released.
+            let pages = Pages {
+                first: start,
+                pfns: pfns.iter().enumerate(),
+            };
+            return Ok(with(&mut protected, pages));
+        }
     }
-    pfns.fill(Pfn::NONE);
-
-    let mut range = bindings::hmm_range {
-        notifier: notifier.as_raw(),
-        start,
-        end,
-        hmm_pfns: pfns.as_mut_ptr().cast(),
-        default_flags: access.as_raw(),
-        dev_private_owner: owner.map_or(core::ptr::null_mut(), PagemapOwner::as_raw),
-        ..pin_init::zeroed()
-    };
-    // SAFETY: The notifier is inserted and watches the range, its address space has users, the
-    // array has an element for each page, and `Pfn` is a transparent `unsigned long`.
-    to_result(unsafe { bindings::hmm_range_fault_unlocked_timeout(&mut range, timeout.max(1)) })?;
-
-    Ok(Snapshot {
-        notifier,
-        seq: Sequence::from_raw(range.notifier_seq),
-        first: start,
-        pfns,
-    })
+    Err(EBUSY)
 }
 
-/// What [`fault`] saw.
+/// The pages of a range that are present.
 ///
 /// # Invariants
 ///
-/// Unless the notifier was invalidated since `seq` was returned, the elements of `pfns` describe
-/// the pages from the address `first` on.
-pub struct Snapshot<'a, T: Invalidate> {
-    notifier: &'a IntervalNotifier<T>,
-    seq: Sequence,
+/// The valid elements of `pfns` describe the pages from the address `first` on, which are not freed
+/// during `'a`, since that needs an invalidation first.
+pub struct Pages<'a> {
     first: usize,
-    pfns: &'a [Pfn],
+    pfns: Enumerate<slice::Iter<'a, Pfn>>,
 }
 
-impl<'a, T: Invalidate> Snapshot<'a, T> {
-    /// Takes the update lock of the notifier, if what was seen is still true.
-    ///
-    /// Otherwise the result is [`None`], and the caller must [`fault`] again.
-    pub fn lock(self) -> Option<Stable<'a, T>> {
-        let guard = self.notifier.lock(self.seq)?;
-        // INVARIANT: `lock` has compared the sequence numbers.
-        Some(Stable {
-            guard,
-            first: self.first,
-            pfns: self.pfns,
+impl<'a> Iterator for Pages<'a> {
+    type Item = Page<'a>;
+
+    fn next(&mut self) -> Option<Page<'a>> {
+        let (index, pfn) = self.pfns.find(|(_, pfn)| pfn.is_valid())?;
+        // INVARIANT: The entry is valid, so the page frame has a `struct page`. By the type
+        // invariants the page is not freed during `'a`.
+        Some(Page {
+            address: self.first + (index << PAGE_SHIFT),
+            writable: pfn.is_writable(),
+            pfn: *pfn,
+            _stable: PhantomData,
         })
-    }
-}
-
-/// The pages of a range, while nothing about them can change.
-///
-/// # Invariants
-///
-/// The elements of `pfns` describe the pages from the address `first` on while `guard` is held. So
-/// the pages are not freed, since that needs an invalidation first.
-pub struct Stable<'a, T: Invalidate> {
-    guard: MutexGuard<'a, T>,
-    first: usize,
-    pfns: &'a [Pfn],
-}
-
-impl<T: Invalidate> Stable<'_, T> {
-    /// Returns what the update lock protects, and the pages that are present.
-    pub fn split(&mut self) -> (&mut T, impl Iterator<Item = Page<'_>> + '_) {
-        let first = self.first;
-        let pages = self
-            .pfns
-            .iter()
-            .enumerate()
-            .filter(|(_, pfn)| pfn.is_valid())
-            // INVARIANT: The entry is valid, so the page frame has a `struct page`. By the type
-            // invariants the page is not freed while `self` is borrowed.
-            .map(move |(index, pfn)| Page {
-                address: first + (index << PAGE_SHIFT),
-                writable: pfn.is_writable(),
-                pfn: *pfn,
-                _stable: PhantomData,
-            });
-        (&mut self.guard, pages)
     }
 }
 

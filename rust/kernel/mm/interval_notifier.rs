@@ -22,11 +22,22 @@
 //!     lock(seq)  ->  fails: look again
 //! ```
 //!
-//! [`IntervalNotifier`] owns the update lock and what it protects. [`IntervalNotifier::lock`] takes
-//! it and compares the numbers, so that a driver gets there with the proof that what it saw is still
-//! true.
+//! [`IntervalNotifier`] owns the update lock and what it protects, and watches all that the device
+//! may ever have mapped. Every look has a notifier and a sequence number of its own, a [`Watch`], for
+//! just the addresses that it looks at: a process that changes its mappings elsewhere all the time,
+//! as any that allocates does, would otherwise make every look stale. [`hmm::fault`] puts the two
+//! together.
+//!
+//! Why nothing stale gets mapped: an invalidation of addresses that are looked at calls back both
+//! notifiers, before it changes the CPU page tables, in no known order. Both callbacks take the
+//! update lock and unmap from the device. If the driver takes the lock before that of the [`Watch`]
+//! has changed the number, the callback comes after and unmaps what the driver mapped; if after, the
+//! driver finds the number changed. An invalidation that had begun when the [`Watch`] was made is
+//! waited for by `read_begin()`.
 //!
 //! C header: [`include/linux/mmu_notifier.h`](srctree/include/linux/mmu_notifier.h)
+//!
+//! [`hmm::fault`]: super::hmm::fault
 
 use crate::{
     bindings,
@@ -174,24 +185,11 @@ impl Sequence {
 ///     let init = unsafe { IntervalNotifier::new(mm, 0..1 << 47, new_mutex!(PageTable {})) };
 ///     KBox::pin_init(init, GFP_KERNEL)
 /// }
-///
-/// /// Maps what is at `address` on the device.
-/// fn map(notifier: &IntervalNotifier<PageTable>, address: usize) {
-///     loop {
-///         let seq = notifier.read_begin();
-///         // Look at the CPU page tables ...
-///         if let Some(table) = notifier.lock(seq) {
-///             // ... and what was seen is still so: write to `table`.
-///             break;
-///         }
-///     }
-/// }
 /// ```
 ///
 /// # Invariants
 ///
-/// - `notifier` is inserted into the address space it points to.
-/// - Its sequence number is written with the lock of `protected` held only.
+/// `notifier` is inserted into the address space it points to.
 #[pin_data(PinnedDrop)]
 pub struct IntervalNotifier<T: Invalidate> {
     #[pin]
@@ -241,8 +239,7 @@ impl<T: Invalidate> IntervalNotifier<T> {
         E: 'a,
         Error: From<E>,
     {
-        // INVARIANT: On success, the notifier is inserted. Its sequence number is written by
-        // `invalidate_callback` only.
+        // INVARIANT: On success, the notifier is inserted.
         try_pin_init!(Self {
             protected <- protected,
             notifier <- Opaque::try_ffi_init(move |slot| {
@@ -275,12 +272,113 @@ impl<T: Invalidate> IntervalNotifier<T> {
         unsafe { Mm::from_raw((*self.notifier.get()).mm) }
     }
 
+    /// Returns whether all of a range of addresses is watched. An empty range is not.
+    fn watches(&self, addresses: Range<usize>) -> bool {
+        // SAFETY: By the type invariants the notifier is inserted. The bounds never change.
+        let tree = unsafe { &raw const (*self.notifier.get()).interval_tree };
+        // SAFETY: As above.
+        let (start, last) = unsafe { ((*tree).start, (*tree).last) };
+        addresses.start < addresses.end && start <= addresses.start && addresses.end - 1 <= last
+    }
+
+    /// # Safety
+    ///
+    /// May only be called as `mmu_interval_notifier_ops::invalidate` of a notifier with
+    /// [`Self::OPS`].
+    unsafe extern "C" fn invalidate_callback(
+        notifier: *mut bindings::mmu_interval_notifier,
+        range: *const bindings::mmu_notifier_range,
+        seq: c_ulong,
+    ) -> bool {
+        // SAFETY: A notifier with these operations is part of a `Self`, which is not freed before
+        // the notifier is removed. That waits for this callback.
+        let this = unsafe { &*container_of!(Opaque::cast_from(notifier), Self, notifier) };
+        // SAFETY: The arguments are those of the callback, and this is the lock for `notifier`.
+        unsafe { invalidate(&this.protected, notifier, range, seq) }
+    }
+}
+
+#[pinned_drop]
+impl<T: Invalidate> PinnedDrop for IntervalNotifier<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariants the notifier is inserted.
+        unsafe { bindings::mmu_interval_notifier_remove(self.notifier.get()) };
+    }
+}
+
+/// Watches addresses for as long as their CPU page tables are looked at and copied to the device.
+///
+/// Its destructor sleeps, as that of [`IntervalNotifier`] does.
+///
+/// # Invariants
+///
+/// - `notifier` is inserted into the address space of `whole`.
+/// - Its sequence number is written with the update lock of `whole` held only.
+#[pin_data(PinnedDrop)]
+pub(super) struct Watch<'a, T: Invalidate> {
+    whole: &'a IntervalNotifier<T>,
+    #[pin]
+    notifier: Opaque<bindings::mmu_interval_notifier>,
+    #[pin]
+    _pin: PhantomPinned,
+}
+
+impl<'a, T: Invalidate> Watch<'a, T> {
+    /// The operations C code calls.
+    const OPS: bindings::mmu_interval_notifier_ops = bindings::mmu_interval_notifier_ops {
+        invalidate: Some(Self::invalidate_callback),
+        ..pin_init::zeroed()
+    };
+
+    /// Starts to watch a range of the addresses that `whole` watches.
+    ///
+    /// Context: process context, may sleep; the caller must not hold the mmap lock.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL`: the range is empty, or `whole` does not watch all of it.
+    ///
+    /// # Safety
+    ///
+    /// Callers must not `mem::forget()` the returned [`Watch`] or otherwise prevent its [`Drop`]
+    /// implementation from running, since it borrows `whole`.
+    pub(super) unsafe fn new(
+        whole: &'a IntervalNotifier<T>,
+        mm: &'a MmWithUser,
+        addresses: Range<usize>,
+    ) -> impl PinInit<Self, Error> + 'a {
+        // INVARIANT: On success, the notifier is inserted. Its sequence number is written by
+        // `invalidate_callback` only.
+        try_pin_init!(Self {
+            whole,
+            notifier <- Opaque::try_ffi_init(move |slot| {
+                if !core::ptr::eq(mm.as_raw(), whole.mm().as_raw())
+                    || !whole.watches(addresses.clone())
+                {
+                    return Err(EINVAL);
+                }
+                // SAFETY: `mm` has users, `slot` is pinned, and is removed before its memory is used
+                // otherwise. The callback can be called already, since `whole` is initialised.
+                to_result(unsafe {
+                    bindings::mmu_interval_notifier_insert(
+                        slot,
+                        mm.as_raw(),
+                        addresses.start,
+                        addresses.end - addresses.start,
+                        &Self::OPS,
+                    )
+                })
+            }),
+            _pin: PhantomPinned,
+        }? Error)
+    }
+
     /// Begins to look at the CPU page tables.
     ///
     /// Waits until invalidations that are running are over. Context: process context, may sleep;
     /// the caller must not hold the update lock.
-    #[inline]
-    pub fn read_begin(&self) -> Sequence {
+    #[cfg(CONFIG_RUST_DEVICE_MEMORY_KUNIT_TEST)]
+    pub(super) fn read_begin(&self) -> Sequence {
         // SAFETY: By the type invariants the notifier is inserted.
         Sequence(unsafe { bindings::mmu_interval_read_begin(self.notifier.get()) })
     }
@@ -289,26 +387,16 @@ impl<T: Invalidate> IntervalNotifier<T> {
     ///
     /// While the lock is held, no invalidation completes, so what was seen in the CPU page tables
     /// after `seq` was returned stays true. Otherwise the result is [`None`], and the caller must
-    /// begin anew.
-    pub fn lock(&self, seq: Sequence) -> Option<MutexGuard<'_, T>> {
-        let guard = self.protected.lock();
+    /// begin anew. The guard must be dropped before the [`Watch`] is.
+    pub(super) fn lock(&self, seq: Sequence) -> Option<MutexGuard<'_, T>> {
+        let guard = self.whole.protected.lock();
         // SAFETY: By the type invariants the notifier is inserted. The lock under which the number
         // is written is held.
         let stale = unsafe { bindings::mmu_interval_read_retry(self.notifier.get(), seq.0) };
         (!stale).then_some(guard)
     }
 
-    /// Returns whether all of a range of addresses is watched. An empty range is not.
-    pub(super) fn watches(&self, addresses: Range<usize>) -> bool {
-        // SAFETY: By the type invariants the notifier is inserted. The bounds never change.
-        let tree = unsafe { &raw const (*self.notifier.get()).interval_tree };
-        // SAFETY: As above.
-        let (start, last) = unsafe { ((*tree).start, (*tree).last) };
-        addresses.start < addresses.end && start <= addresses.start && addresses.end - 1 <= last
-    }
-
     /// Returns the C notifier.
-    #[inline]
     pub(super) fn as_raw(&self) -> *mut bindings::mmu_interval_notifier {
         self.notifier.get()
     }
@@ -325,29 +413,45 @@ impl<T: Invalidate> IntervalNotifier<T> {
         // SAFETY: A notifier with these operations is part of a `Self`, which is not freed before
         // the notifier is removed. That waits for this callback.
         let this = unsafe { &*container_of!(Opaque::cast_from(notifier), Self, notifier) };
-        // SAFETY: The callback gets a valid range.
-        let range = unsafe { &*range };
-
-        // The OOM killer cannot wait, but a device can only be made to stop by waiting. It will try
-        // another way.
-        //
-        // SAFETY: `range` is valid.
-        if !unsafe { bindings::mmu_notifier_range_blockable(range) } {
-            return false;
-        }
-
-        let mut protected = this.protected.lock();
-        // SAFETY: `notifier` is valid, and its update lock is held.
-        unsafe { bindings::mmu_interval_set_seq(notifier, seq) };
-        protected.invalidate(&Invalidation(range));
-        true
+        // SAFETY: The arguments are those of the callback, and this is the lock for `notifier`.
+        unsafe { invalidate(&this.whole.protected, notifier, range, seq) }
     }
 }
 
 #[pinned_drop]
-impl<T: Invalidate> PinnedDrop for IntervalNotifier<T> {
+impl<T: Invalidate> PinnedDrop for Watch<'_, T> {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariants the notifier is inserted.
         unsafe { bindings::mmu_interval_notifier_remove(self.notifier.get()) };
     }
+}
+
+/// Does what an invalidation asks for, or returns `false` if that must not wait.
+///
+/// # Safety
+///
+/// `notifier`, `range` and `seq` must be those of an invalidation that is going on, and `protected`
+/// the update lock for `notifier`.
+unsafe fn invalidate<T: Invalidate>(
+    protected: &Mutex<T>,
+    notifier: *mut bindings::mmu_interval_notifier,
+    range: *const bindings::mmu_notifier_range,
+    seq: c_ulong,
+) -> bool {
+    // SAFETY: By the safety requirements the range is valid.
+    let range = unsafe { &*range };
+
+    // The OOM killer cannot wait, but a device can only be made to stop by waiting. It will try
+    // another way.
+    //
+    // SAFETY: `range` is valid.
+    if !unsafe { bindings::mmu_notifier_range_blockable(range) } {
+        return false;
+    }
+
+    let mut protected = protected.lock();
+    // SAFETY: By the safety requirements `notifier` is valid, and its update lock is held.
+    unsafe { bindings::mmu_interval_set_seq(notifier, seq) };
+    protected.invalidate(&Invalidation(range));
+    true
 }

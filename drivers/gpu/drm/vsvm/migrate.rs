@@ -11,9 +11,9 @@ use kernel::{
     fs::File,
     mm::{
         hmm::{
-            self,
             Access,
-            Location, //
+            Location,
+            Pages, //
         },
         mapping::Mapping,
         pagemap_owner::PagemapOwner,
@@ -27,21 +27,16 @@ use kernel::{
     num::casts,
     page::PAGE_SIZE,
     prelude::*,
-    sync::aref::ARef,
-    time::msecs_to_jiffies, //
+    sync::aref::ARef, //
 };
 
 use crate::{
     copy::BATCH,
-    reach::HMM_TIMEOUT,
     svm::{
         Scratch,
         Svm, //
     }, //
 };
-
-/// How often to look at a batch again because it changed in the meantime.
-const ROUNDS: usize = 100;
 
 /// How often to try to move a batch. A page that was just touched may be in use for a moment.
 const ATTEMPTS: usize = 2;
@@ -200,23 +195,9 @@ impl Batch<'_, '_> {
     /// returns how many they are.
     fn resident(&mut self) -> Result<usize> {
         let memory = &self.svm.units.memory;
-        let pages = self.pages();
         let Scratch { pfns, indices, .. } = &mut *self.scratch;
-        for _ in 0..ROUNDS {
-            let snapshot = hmm::fault(
-                &self.svm.notifier,
-                self.mm,
-                self.addresses.clone(),
-                Access::None,
-                Some(memory.pagemap().owner()),
-                msecs_to_jiffies(HMM_TIMEOUT),
-                pfns.get_mut(..pages).ok_or(EINVAL)?,
-            )?;
-            let Some(mut stable) = snapshot.lock() else {
-                continue;
-            };
+        let look = |_: &mut _, pages: Pages<'_>| -> Result<usize> {
             indices.clear();
-            let (_, pages) = stable.split();
             for page in pages {
                 if let Location::Device(folio) = page.location() {
                     memory.mark_used(folio);
@@ -225,9 +206,12 @@ impl Batch<'_, '_> {
                     pushed.map_err(|_| EINVAL)?;
                 }
             }
-            return Ok(indices.len());
-        }
-        Err(EBUSY)
+            Ok(indices.len())
+        };
+        let owner = Some(memory.pagemap().owner());
+        let addresses = self.addresses.clone();
+        self.svm
+            .see(self.mm, addresses, Access::None, owner, pfns, look)?
     }
 
     /// Moves pages to VRAM, `resident` of which are there already. If the GPU is going to write to

@@ -17,7 +17,10 @@ use kernel::{
         hmm::{
             self,
             Access,
-            Location, //
+            Location,
+            Pages,
+            Pfn,
+            Request, //
         },
         pagemap_owner::PagemapOwner,
         MmWithUser, //
@@ -41,7 +44,10 @@ use crate::{
     hw,
     job::Job,
     migrate,
-    page_table::Target,
+    page_table::{
+        PageTable,
+        Target, //
+    },
     range,
     svm::{
         Scratch,
@@ -50,9 +56,9 @@ use crate::{
 };
 
 /// How long to try to see the page table of the process at rest.
-pub(crate) const HMM_TIMEOUT: Msecs = 1000;
+const HMM_TIMEOUT: Msecs = 1000;
 
-/// How often to look at pages again because they changed in the meantime.
+/// How often to try to map pages that are gone again before they are mapped.
 const ROUNDS: usize = 100;
 
 /// How long to go on making pages writable.
@@ -160,9 +166,7 @@ impl<'bound> Svm<'bound> {
         let mut moved = false;
 
         for _ in 0..ROUNDS {
-            let Some(found) = self.map_present(mm, va, &addresses, write, scratch)? else {
-                continue;
-            };
+            let found = self.map_present(mm, va, &addresses, write, scratch)?;
             if found.reached && (asked || found.usable == addresses.len() / PAGE_SIZE) {
                 return Ok(());
             }
@@ -186,8 +190,6 @@ impl<'bound> Svm<'bound> {
     /// Maps the pages in `addresses` that are present in the page table of the process. Leaves the
     /// indices of those that are in VRAM, and may not be written to in spite of `write`, in
     /// `Scratch::indices`.
-    ///
-    /// Returns [`None`] if the page table of the process changed meanwhile.
     fn map_present(
         &self,
         mm: &MmWithUser,
@@ -195,64 +197,57 @@ impl<'bound> Svm<'bound> {
         addresses: &Range<usize>,
         write: bool,
         scratch: &mut Scratch<'bound>,
-    ) -> Result<Option<Found>> {
+    ) -> Result<Found> {
         self.fill_reserve(scratch)?;
         let memory = &self.units.memory;
-        let pages = addresses.len() / PAGE_SIZE;
-        let snapshot = hmm::fault(
-            &self.notifier,
-            mm,
-            addresses.clone(),
-            Access::None,
-            Some(memory.pagemap().owner()),
-            msecs_to_jiffies(HMM_TIMEOUT),
-            scratch.pfns.get_mut(..pages).ok_or(EINVAL)?,
-        )?;
-        let Some(mut stable) = snapshot.lock() else {
-            return Ok(None);
-        };
-
         let mut found = Found::default();
-        let indices = &mut scratch.indices;
+        let Scratch {
+            pfns,
+            indices,
+            reserve,
+            ..
+        } = &mut *scratch;
         indices.clear();
-        let (table, pages) = stable.split();
-        let targets = pages.filter_map(|page| {
-            let address = page.address();
-            let target = match page.location() {
-                Location::Device(folio) if write && !page.is_writable() => {
-                    let first = found
-                        .read_only
-                        .as_ref()
-                        .map_or(address, |range| range.start);
-                    found.read_only = Some(first..address + PAGE_SIZE);
-                    if let Some(index) = memory.pagemap().index_of(folio) {
-                        // There is room for as many as there are pages.
-                        let _ = indices.push_within_capacity(index);
+        let map = |table: &mut PageTable<'bound>, pages: Pages<'_>| {
+            let targets = pages.filter_map(|page| {
+                let address = page.address();
+                let target = match page.location() {
+                    Location::Device(folio) if write && !page.is_writable() => {
+                        let first = found
+                            .read_only
+                            .as_ref()
+                            .map_or(address, |range| range.start);
+                        found.read_only = Some(first..address + PAGE_SIZE);
+                        if let Some(index) = memory.pagemap().index_of(folio) {
+                            // There is room for as many as there are pages.
+                            let _ = indices.push_within_capacity(index);
+                        }
+                        return None;
                     }
-                    return None;
-                }
-                Location::Device(folio) => {
-                    memory.mark_used(folio);
-                    (Target::Vram(memory.offset_of(folio)?), page.is_writable())
-                }
-                Location::System(_) if write && !page.is_writable() => return None,
-                Location::System(system) => {
-                    if write {
-                        system.mark_dirty();
+                    Location::Device(folio) => {
+                        memory.mark_used(folio);
+                        (Target::Vram(memory.offset_of(folio)?), page.is_writable())
                     }
-                    (Target::System(system), write)
-                }
-            };
-            let address = casts::usize_as_u64(address);
-            found.usable += 1;
-            found.reached |= address == va;
-            Some((address, target.0, target.1))
-        });
-        let mapped = table.map(va, targets, &mut scratch.reserve)?;
-        drop(stable);
+                    Location::System(_) if write && !page.is_writable() => return None,
+                    Location::System(system) => {
+                        if write {
+                            system.mark_dirty();
+                        }
+                        (Target::System(system), write)
+                    }
+                };
+                let address = casts::usize_as_u64(address);
+                found.usable += 1;
+                found.reached |= address == va;
+                Some((address, target.0, target.1))
+            });
+            table.map(va, targets, reserve)
+        };
+        let owner = Some(memory.pagemap().owner());
+        let mapped = self.see(mm, addresses.clone(), Access::None, owner, pfns, map)??;
         self.units.stats.pages_mapped.add(mapped);
         self.stats.pages_mapped.add(mapped);
-        Ok(Some(found))
+        Ok(found)
     }
 
     /// Has the process's page table refer to pages in such a way that `access` is possible, as
@@ -281,17 +276,43 @@ impl<'bound> Svm<'bound> {
             if begin.elapsed() > WRITABLE_TIME {
                 break;
             }
-            let _ = hmm::fault(
-                &self.notifier,
+            self.see(
                 mm,
                 start..start + step,
                 access,
                 owner,
-                msecs_to_jiffies(HMM_TIMEOUT),
-                scratch.pfns.get_mut(..step / PAGE_SIZE).ok_or(EINVAL)?,
+                &mut scratch.pfns,
+                |_, _| (),
             )?;
         }
         Ok(())
+    }
+
+    /// Calls [`hmm::fault`] with the notifier of the address space, and part of `pfns`.
+    ///
+    /// Context: process context, sleeps, with no locks held.
+    ///
+    /// # Errors
+    ///
+    /// As [`hmm::fault`].
+    pub(crate) fn see<R>(
+        &self,
+        mm: &MmWithUser,
+        addresses: Range<usize>,
+        access: Access,
+        owner: Option<PagemapOwner>,
+        pfns: &mut [Pfn],
+        with: impl FnOnce(&mut PageTable<'bound>, Pages<'_>) -> R,
+    ) -> Result<R> {
+        let pfns = pfns.get_mut(..addresses.len() / PAGE_SIZE).ok_or(EINVAL)?;
+        let request = Request {
+            mm,
+            addresses,
+            access,
+            owner,
+            timeout: msecs_to_jiffies(HMM_TIMEOUT),
+        };
+        hmm::fault(&self.notifier, request, pfns, with)
     }
 
     /// Makes pages that are in VRAM writable.

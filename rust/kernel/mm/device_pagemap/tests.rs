@@ -12,11 +12,11 @@ use crate::{
     faux,
     mm::{
         hmm,
+        interval_notifier::Watch,
         migrate_vma::MigrationBuffer,
         vma_walk::Span, //
     },
-    page::PAGE_SIZE,
-    time::msecs_to_jiffies, //
+    page::PAGE_SIZE, //
 };
 
 mod fake;
@@ -24,6 +24,7 @@ mod fake;
 use fake::{
     device,
     locate,
+    request,
     Area,
     Counter,
     Fake,
@@ -225,45 +226,42 @@ fn bad_ranges() -> Result {
         0..PAGE_SIZE,
         start..end + PAGE_SIZE,
     ] {
-        let mut pfns = [hmm::Pfn::NONE; 2];
-        let found = hmm::fault(&notifier, mm, range, hmm::Access::None, None, 1, &mut pfns);
+        let request = request(mm, range, hmm::Access::None, None);
+        let found = hmm::fault(&notifier, request, &mut [hmm::Pfn::NONE; 2], |_, _| ());
         ensure!(found.err() == Some(EINVAL));
     }
     Ok(())
 }
 
-/// What was seen before an invalidation is stale after it.
+/// What was seen before an invalidation is stale after it, unless that was of other addresses.
 fn invalidation() -> Result {
     let area = Area::private(2)?;
     let task = current!();
     let mm = task.mm().ok_or(EINVAL)?;
     let notifier = Counter::watch(mm, &area)?;
+    let first = area.start..area.start + PAGE_SIZE;
 
-    let seq = notifier.read_begin();
-    ensure!(notifier.lock(seq).is_some());
-    ensure!(notifier.lock(seq).is_some());
+    // SAFETY: The value stays on the stack, where nobody can forget it.
+    let watch = unsafe { Watch::new(&notifier, mm, first.clone()) };
+    pin_init::stack_try_pin_init!(let watch =? watch);
+    let seq = watch.read_begin();
+    ensure!(watch.lock(seq).is_some());
+    ensure!(watch.lock(seq).is_some());
 
     // SAFETY: The area is mapped; it is unmapped a second time without harm.
-    to_result(unsafe { bindings::vm_munmap(area.start, PAGE_SIZE) })?;
-    ensure!(notifier.lock(seq).is_none());
+    to_result(unsafe { bindings::vm_munmap(first.end, PAGE_SIZE) })?;
+    ensure!(notifier.update_lock().lock().0 == 1);
+    ensure!(watch.lock(seq).is_some());
 
-    let seq = notifier.read_begin();
-    let Some(counter) = notifier.lock(seq) else {
-        return Err(EAGAIN);
-    };
-    ensure!(counter.0 > 0);
-    drop(counter);
+    // SAFETY: As above.
+    to_result(unsafe { bindings::vm_munmap(first.start, PAGE_SIZE) })?;
+    ensure!(notifier.update_lock().lock().0 == 3);
+    ensure!(watch.lock(seq).is_none());
+    let seq = watch.read_begin();
+    ensure!(watch.lock(seq).is_some());
 
-    let mut pfns = [hmm::Pfn::NONE; 2];
-    let found = hmm::fault(
-        &notifier,
-        mm,
-        area.addresses(),
-        hmm::Access::Read,
-        None,
-        msecs_to_jiffies(1000),
-        &mut pfns,
-    );
+    let request = request(mm, area.addresses(), hmm::Access::Read, None);
+    let found = hmm::fault(&notifier, request, &mut [hmm::Pfn::NONE; 2], |_, _| ());
     ensure!(found.err() == Some(EFAULT));
     Ok(())
 }

@@ -252,6 +252,22 @@ impl Counter {
     }
 }
 
+/// A request that waits for a second at most.
+pub(super) fn request(
+    mm: &MmWithUser,
+    addresses: Range<usize>,
+    access: hmm::Access,
+    owner: Option<PagemapOwner>,
+) -> hmm::Request<'_> {
+    hmm::Request {
+        mm,
+        addresses,
+        access,
+        owner,
+        timeout: msecs_to_jiffies(1000),
+    }
+}
+
 /// Returns how many pages of an area [`hmm::fault`] finds on a device, and how many in RAM.
 pub(super) fn locate(
     mm: &MmWithUser,
@@ -260,27 +276,12 @@ pub(super) fn locate(
     owner: Option<PagemapOwner>,
 ) -> Result<(usize, usize)> {
     let notifier = Counter::watch(mm, area)?;
-    loop {
-        let mut pfns = KVec::from_elem(hmm::Pfn::NONE, area.pages, GFP_KERNEL)?;
-        let snapshot = hmm::fault(
-            &notifier,
-            mm,
-            area.addresses(),
-            access,
-            owner,
-            msecs_to_jiffies(1000),
-            &mut pfns,
-        )?;
-        let Some(mut stable) = snapshot.lock() else {
-            continue;
-        };
-        let (mut device, mut system) = (0, 0);
-        for page in stable.split().1 {
-            match page.location() {
-                hmm::Location::Device(_) => device += 1,
-                hmm::Location::System(_) => system += 1,
-            }
-        }
-        return Ok((device, system));
-    }
+    let mut pfns = KVec::from_elem(hmm::Pfn::NONE, area.pages, GFP_KERNEL)?;
+    let request = request(mm, area.addresses(), access, owner);
+    hmm::fault(&notifier, request, &mut pfns, |_, pages| {
+        pages.fold((0, 0), |(device, system), page| match page.location() {
+            hmm::Location::Device(_) => (device + 1, system),
+            hmm::Location::System(_) => (device, system + 1),
+        })
+    })
 }

@@ -21,6 +21,8 @@ use devcache_selftests::uffd::Uffd;
 use devcache_selftests::PAGE;
 use nix::sys::mman::MmapAdvise;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -29,6 +31,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::disk("held_in_a_batch", held_in_a_batch),
     Case::disk("direct_write_against_back", direct_write_against_back),
     Case::disk("shmem_page_becomes_file_page", reused),
+    Case::every("mappings_change_all_the_time", mappings_change),
 ];
 
 /// A direct write invalidates many pages, each of which has to come back, and has references to all of
@@ -156,4 +159,45 @@ fn reused(ctx: &Ctx) -> Result<()> {
         "nr_shmem was {before} and is {after} after {ROUNDS} times {PAGES} pages"
     );
     Ok(())
+}
+
+/// While a thread never stops to give memory back, as a program that allocates does, the pages of other
+/// mappings move nevertheless, the GPU works on them, and no call fails.
+fn mappings_change(ctx: &Ctx) -> Result<()> {
+    const PAGES: usize = 512;
+    const TIMES: u32 = 16;
+    let mut file = Resident::in_ram(ctx, PAGES)?;
+    let gpu = ctx.gpu()?;
+    let other = Map::anonymous(PAGE)?;
+    let over = AtomicBool::new(false);
+
+    let (moved, changes) = thread::scope(|scope| {
+        let changer = scope.spawn(|| {
+            let mut changes = 0_u32;
+            while !over.load(Ordering::Relaxed) {
+                other.advise(0..1, MmapAdvise::MADV_DONTNEED)?;
+                changes += 1;
+            }
+            anyhow::Ok(changes)
+        });
+        let mut work = || -> Result<u64> {
+            let mut moved = 0;
+            for _ in 0..TIMES {
+                for direction in [Direction::ToVram, Direction::ToRam] {
+                    moved += gpu.migrate(&file.map, 0..PAGES, direction)?.moved;
+                }
+            }
+            file.gpu_add(0..PAGES, 1)?;
+            Ok(moved)
+        };
+        let moved = work();
+        over.store(true, Ordering::Relaxed);
+        let changes = changer.join().expect("does not panic")?;
+        anyhow::Ok((moved?, changes))
+    })?;
+    println!("{moved} pages moved during {changes} changes");
+    ensure!(changes > 100, "only {changes} changes");
+    let all = 2 * u64::from(TIMES) * PAGES as u64;
+    ensure!(moved > all / 2, "only {moved} of {all} pages moved");
+    file.is_right()
 }

@@ -25,6 +25,11 @@ test)
 	export CONFIG="${CONFIG:-test}" GPU="${GPU:-2}"
 	;;
 power-cuts) tools="$tools vsvm-gpu devcache-powercut" ;;
+soak)
+	tools="$tools $in_guest devcache-powercut devcache-check"
+	# What KASAN needs does the other kernel no harm.
+	export CONFIG=kasan GPU="${GPU:-2}"
+	;;
 upstream-tests)
 	tools="$tools devcache-vm devcache-check"
 	export CONFIG="${CONFIG:-test}"
@@ -62,6 +67,10 @@ devcache-kernel --checkout "$work" --out "$run" "$@"
 guest=$run/guest
 mkdir -p "$guest/bin"
 for tool in $tools; do cp "$CARGO_TARGET_DIR/release/$tool" "$guest/bin/"; done
+if [ "$target" = soak ]; then
+	CONFIG="test" devcache-kernel --checkout "$work" --out "$run/test"
+	cp -r "$guest/bin" "$run/test/guest/"
+fi
 PATH=$guest/bin:/usr/bin:/usr/sbin
 if [ "$target" = test ]; then
 	devcache-check --results "$run/results" host \
@@ -75,6 +84,10 @@ run) devcache-vm "$@" -- "$CMD" ;;
 shell) devcache-vm "$@" ;;
 demo) devcache-vm "$@" -- devcache-demo ;;
 power-cuts) devcache-powercut cut "$@" ;;
+soak)
+	devcache-check --results "$cache/log/soak" soak --kasan "$run" --test "$run/test" \
+		--patience "$patience" --append "$append" --logs "$cache/log"
+	;;
 upstream-tests)
 	devcache-check --results "$cache/log/upstream-tests" upstream \
 		--patched "$run" --base "$run/base" --logs "$cache/log"

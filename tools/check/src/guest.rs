@@ -16,7 +16,7 @@ use crate::report;
 const TIMEOUT: u32 = 1500;
 
 /// Number of power cuts: as few as show that the machine comes up again, twice.
-const CUTS: &str = "2";
+const CUTS: u64 = 2;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -65,29 +65,43 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
         ("programs under a storm", "devcache-storm", storm.as_str()),
         ("hmm selftests", "hmm-tests", hmm),
     ] {
-        report::group(results, name, || Run::new(args, program, "").tests(command))?;
+        report::group(results, name, || {
+            let (outcomes, _) = Run::new(args, program, "").tests(command)?;
+            Ok(outcomes)
+        })?;
     }
     report::group(results, "power cuts", || {
-        let mut command = Command::new("devcache-powercut");
-        command.arg("cut").arg("--kernel").arg(&args.kernel);
-        command.arg("--guest").arg(&args.guest);
-        command.args(["--append", &args.append, "--cuts", CUTS, "--seed", "1"]);
-        let output = command.output().context("cannot run devcache-powercut")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        let ended = matches!(output.status.code(), Some(0 | 1));
-        let mut outcomes = vec![Outcome::new(
-            "the power cuts come to their end",
-            ended,
-            &said,
-        )];
-        outcomes.extend(ktap::parse(&String::from_utf8_lossy(&output.stdout)));
+        let (outcomes, _) = power_cuts(&args.kernel, &args.guest, &args.append, CUTS, 1)?;
         Ok(outcomes)
     })?;
     report::group(results, "broken rules", || {
         let mut run = Run::new(args, "broken-rules", "");
         run.command.arg("--broken");
-        run.tests(&format!("{selftests} --controls"))
+        let (outcomes, _) = run.tests(&format!("{selftests} --controls"))?;
+        Ok(outcomes)
     })
+}
+
+/// Cuts the power so many times; gives the results and what was printed.
+pub fn power_cuts(
+    kernel: &Path,
+    guest: &Path,
+    append: &str,
+    cuts: u64,
+    seed: u64,
+) -> Result<(Vec<Outcome>, String)> {
+    let mut command = Command::new("devcache-powercut");
+    command.arg("cut").arg("--kernel").arg(kernel);
+    command.arg("--guest").arg(guest).args(["--append", append]);
+    command.args(["--cuts", &cuts.to_string(), "--seed", &seed.to_string()]);
+    let output = command.output().context("cannot run devcache-powercut")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let ended = matches!(output.status.code(), Some(0 | 1));
+    let name = "the power cuts come to their end";
+    let mut outcomes = vec![Outcome::new(name, ended, &said)];
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    outcomes.extend(ktap::parse(&printed));
+    Ok((outcomes, printed))
 }
 
 /// One run of a guest.
@@ -119,8 +133,8 @@ impl Run {
         Self { command, console }
     }
 
-    /// Runs a command in it that reports tests, and gives their results.
-    fn tests(&mut self, command: &str) -> Result<Vec<Outcome>> {
+    /// Runs a command in it that reports tests; gives their results and what it printed.
+    pub fn tests(&mut self, command: &str) -> Result<(Vec<Outcome>, String)> {
         // Some tell on the standard error why a test failed.
         self.command.args(["--", &format!("{command} 2>&1")]);
         let (mut outcomes, output) = self.finish()?;
@@ -129,7 +143,7 @@ impl Run {
             outcomes.push(Outcome::new(command, false, "it reported no test"));
         }
         outcomes.extend(tests);
-        Ok(outcomes)
+        Ok((outcomes, output))
     }
 
     /// Runs it; gives the result of the run itself and what the command printed.

@@ -4,8 +4,8 @@
 //!
 //! Three calls, as building and running happen apart: `host` checks the sources and runs the tests that
 //! need no guest, `guest` boots the kernel for KUnit and kselftests, `sum` says how it all went. What
-//! they have in common is a file of results ([`report`]). A fourth, `upstream`, stands alone: it
-//! compares two kernels.
+//! they have in common is a file of results ([`report`]). Two more stand
+//! alone: `upstream` compares two kernels, `soak` goes on for as long as one likes.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +19,7 @@ mod host;
 mod ktap;
 mod libtest;
 mod report;
+mod soak;
 mod upstream;
 
 /// Run every test of the project and count the results.
@@ -43,6 +44,8 @@ enum What {
     Sum,
     /// The kernel's own tests of mm, on this kernel and on one without the project.
     Upstream(upstream::Args),
+    /// What looks for faults by chance, again and again.
+    Soak(soak::Args),
 }
 
 fn run(args: &Args) -> Result<bool> {
@@ -51,6 +54,7 @@ fn run(args: &Args) -> Result<bool> {
         What::Guest(what) => guest::check(what, &args.results),
         What::Sum => return report::sum(&args.results),
         What::Upstream(what) => return upstream::check(what, &args.results),
+        What::Soak(what) => return soak::soak(what, &args.results),
     }?;
     Ok(true)
 }

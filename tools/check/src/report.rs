@@ -44,7 +44,7 @@ impl Outcome {
 }
 
 /// Numbers of tests by verdict, as text.
-fn totals(verdicts: impl Iterator<Item = Verdict>) -> String {
+pub fn totals(verdicts: impl Iterator<Item = Verdict>) -> String {
     let mut count = [0; 3];
     for verdict in verdicts {
         count[verdict as usize] += 1;

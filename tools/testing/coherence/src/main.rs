@@ -125,19 +125,20 @@ fn test(options: &Options, fs: &FileSystem, report: &mut Ktap<io::Stdout>) -> Re
             report.diagnostic(&lines.join("\n"))?;
             return Ok(Verdict::Fail);
         }
-        let Tally { out, back, .. } = Tally::now()?.since(before);
+        let moved = Tally::now()?.since(before);
         let parts = [
-            out,
-            back,
+            moved.out,
+            moved.back,
             (sum.by_cpu.raced + sum.by_gpu.raced) as u64,
             sum.by_cpu.writes as u64,
             sum.by_gpu.writes as u64,
         ];
         let all = !parts.contains(&0);
         if Instant::now() >= end && (all || more_rounds.next().is_none()) {
-            report.diagnostic(&format!(
-                "{out} pages went to a device and {back} came back"
-            ))?;
+            let figures = moved.figures();
+            let figures = figures.with((sum.by_cpu.reads + sum.by_gpu.reads) as u64, "cells read");
+            let writes = sum.by_cpu.writes + sum.by_gpu.writes;
+            report.diagnostic(&figures.with(writes as u64, "cells written").to_string())?;
             if !all {
                 report.diagnostic("something never happened: this tested nothing")?;
                 return Ok(Verdict::Fail);

@@ -52,6 +52,10 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 500)]
     operations: usize,
 
+    /// How long on each of them at least, if that is more.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seconds: u64,
+
     /// How many of them on one file, at most.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     length: u64,
@@ -96,18 +100,20 @@ fn exercise(devices: &Devices, mount: &Mount, steps: &[Step]) -> Result<()> {
     Exercise::new(devices, mount)?.run(steps)
 }
 
-/// Does random operations until `options.operations` are done or one fails.
+/// Does random operations, as many and for as long as `options` say, until one fails. Gives the number
+/// of those that did not.
 fn random(
     options: &Options,
     devices: &Devices,
     mount: &Mount,
     report: &mut Ktap<io::Stdout>,
-) -> Result<Option<Failure>> {
+) -> Result<(usize, Option<Failure>)> {
     let length = usize::try_from(options.length)?;
+    let end = Instant::now() + Duration::from_secs(options.seconds);
     let mut told = Instant::now();
     let mut done = 0;
     for seed in options.seed.. {
-        if done >= options.operations {
+        if done >= options.operations && Instant::now() >= end {
             break;
         }
         let mut runner = runner(seed);
@@ -127,12 +133,13 @@ fn random(
             Ok(_) => done += operations,
             Err(TestError::Fail(reason, steps)) => {
                 let reason = reason.to_string();
-                return Ok(Some(Failure {
+                let failure = Failure {
                     seed,
                     after: done,
                     steps,
                     reason,
-                }));
+                };
+                return Ok((done, Some(failure)));
             }
             Err(TestError::Abort(reason)) => anyhow::bail!("given up: {reason}"),
         }
@@ -141,8 +148,7 @@ fn random(
             told = Instant::now();
         }
     }
-    report.diagnostic(&format!("{done} operations on {}", mount.kind))?;
-    Ok(None)
+    Ok((done, None))
 }
 
 /// Reads a script: a step per line. Other lines are left out, so that it may be a report.
@@ -168,25 +174,22 @@ fn test(
 ) -> Result<Verdict> {
     let mount = fs.mount()?;
     let before = Tally::now()?;
-    let failure = match &options.replay {
+    let (done, failure) = match &options.replay {
         None => random(options, devices, &mount, report)?,
         Some(path) => {
             let steps = script(path)?;
-            exercise(devices, &mount, &steps)
-                .err()
-                .map(|error| Failure {
-                    seed: options.seed,
-                    after: 0,
-                    steps,
-                    reason: format!("{error:#}"),
-                })
+            let result = exercise(devices, &mount, &steps);
+            let failure = result.err().map(|error| Failure {
+                seed: options.seed,
+                after: 0,
+                steps: steps.clone(),
+                reason: format!("{error:#}"),
+            });
+            (steps.len(), failure)
         }
     };
-    let moved = Tally::now()?.since(before);
-    report.diagnostic(&format!(
-        "{} pages went to a device and {} came back",
-        moved.out, moved.back
-    ))?;
+    let figures = Tally::now()?.since(before).figures();
+    report.diagnostic(&figures.with(done as u64, "operations").to_string())?;
     let Some(failure) = failure else {
         return Ok(Verdict::Pass);
     };

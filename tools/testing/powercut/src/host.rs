@@ -10,6 +10,7 @@ use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use clap::Args;
+use devcache_selftests::figures::Figures;
 use devcache_selftests::ktap::Ktap;
 use devcache_selftests::ktap::Verdict;
 use devcache_selftests::random::Random;
@@ -236,9 +237,9 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         ))?;
     }
     let (out, back) = book.moved();
-    report.diagnostic(&format!(
-        "{out} pages went to the device and {back} came back"
-    ))?;
+    let mut sum = Figures::default()
+        .with(out, "pages to a device")
+        .with(back, "pages back");
     for fs in FILE_SYSTEMS {
         let figures = book.figures(fs);
         let survived = figures.looks.saturating_sub(1);
@@ -246,7 +247,10 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         report.diagnostic(&format!(
             "{fs}: {survived} of {cuts} cuts survived; {figures}"
         ))?;
+        sum.add(survived as u64, &format!("cuts survived by {fs}"));
+        sum.add(figures.compared as u64, "records compared after cuts");
     }
+    report.diagnostic(&sum.to_string())?;
     if let Err(error) = result {
         let text = format!("{error:#}");
         report.bail_out(text.lines().next().unwrap_or_default())?;

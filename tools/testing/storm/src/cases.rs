@@ -200,6 +200,7 @@ pub(crate) fn run(options: &Options, force: Force) -> Result<u8> {
 
     let mut log = Kmsg::open().context("open /dev/kmsg")?;
     let mut report = Ktap::new(io::stdout(), rows.len())?;
+    let before = Tally::now()?;
     for (name, fs, program) in rows {
         let folder = format!("storm-{}-{name}", std::process::id());
         let case = Case {
@@ -212,5 +213,6 @@ pub(crate) fn run(options: &Options, force: Force) -> Result<u8> {
         let verdict = judge(&case, options, force, &mut log, &mut report)?;
         report.result(&name, &verdict)?;
     }
+    report.diagnostic(&Tally::now()?.since(before).figures().to_string())?;
     Ok(report.finish()?.exit_status())
 }

@@ -10,6 +10,7 @@
 pub mod cgroup;
 pub mod child;
 pub mod extent;
+pub mod figures;
 pub mod gpu;
 pub mod gup;
 pub mod kmsg;

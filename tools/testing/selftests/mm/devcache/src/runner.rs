@@ -26,6 +26,7 @@ use devcache_selftests::kmsg::Kmsg;
 use devcache_selftests::ktap::Ktap;
 use devcache_selftests::ktap::Verdict;
 use devcache_selftests::mount::FileSystem;
+use devcache_selftests::tally::Tally;
 use std::env;
 use std::fs;
 use std::io;
@@ -106,6 +107,7 @@ pub(crate) fn run_all(
         .flat_map(|job| (0..repeat).map(move |_| job))
         .collect::<Vec<_>>();
     let mut report = Ktap::new(io::stdout(), rows.len())?;
+    let before = Tally::now()?;
 
     for job in rows {
         let started = Instant::now();
@@ -130,6 +132,7 @@ pub(crate) fn run_all(
             break;
         }
     }
+    report.diagnostic(&Tally::now()?.since(before).figures().to_string())?;
     Ok(ExitCode::from(report.finish()?.exit_status()))
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What the kernel says moved.
 
+use crate::figures::Figures;
 use crate::stats::Counters;
 use anyhow::Result;
 use std::fmt;
@@ -34,6 +35,14 @@ impl Tally {
             back: self.back - before.back,
             lost: self.lost - before.lost,
         }
+    }
+
+    /// As figures of a report.
+    pub fn figures(self) -> Figures {
+        Figures::default()
+            .with(self.out, "pages to a device")
+            .with(self.back, "pages back")
+            .with(self.lost, "pages lost")
     }
 
     /// Whether pages moved both ways.

@@ -19,6 +19,8 @@ use devcache_selftests::sys;
 use devcache_selftests::uffd::Mode;
 use devcache_selftests::uffd::Uffd;
 use devcache_selftests::PAGE;
+use nix::fcntl::fallocate;
+use nix::fcntl::FallocateFlags;
 use nix::sys::mman::MmapAdvise;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicBool;
@@ -30,6 +32,7 @@ use std::time::Instant;
 pub(crate) const CASES: &[Case] = &[
     Case::disk("held_in_a_batch", held_in_a_batch),
     Case::disk("direct_write_against_back", direct_write_against_back),
+    Case::every("hole_against_back", hole_against_back),
     Case::disk("shmem_page_becomes_file_page", reused),
     Case::every("mappings_change_all_the_time", mappings_change),
 ];
@@ -127,6 +130,43 @@ fn direct_write_against_back(ctx: &Ctx) -> Result<()> {
     ensure!(
         page == new,
         "what was there before the write is read after it"
+    );
+    Ok(())
+}
+
+/// While somebody is bringing the last whole page of a range back, the range becomes a hole. Who makes
+/// it waits for that page, and finds what took its place (`truncate_inode_pages_range`).
+fn hole_against_back(ctx: &Ctx) -> Result<()> {
+    const PAGES: usize = 4;
+    const END: usize = PAGES * PAGE + 100;
+    const LAST: u64 = (PAGES as u64 - 1) * PAGE as u64;
+    let latency = Duration::from_secs(1);
+    let file = Resident::dirty(ctx, PAGES + 1)?;
+    // The page that the hole ends in has nothing to wait for.
+    file.map.touch_read(PAGES..PAGES + 1);
+    let knobs = Knobs::new()?;
+    knobs.set(Knob::Latency, u32::try_from(latency.as_micros())?)?;
+
+    let waited = thread::scope(|scope| {
+        let reader = scope.spawn(|| file.file.read_exact_at(&mut [0; PAGE], LAST));
+        thread::sleep(latency / 4);
+        let start = Instant::now();
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(&file.file, flags, 0, i64::try_from(END)?)?;
+        let waited = start.elapsed();
+        reader.join().expect("does not panic")?;
+        anyhow::Ok(waited)
+    })?;
+    ensure!(
+        waited > latency / 2,
+        "the hole was made after {waited:?}: nobody was bringing the page back"
+    );
+    let mut got = vec![1; END];
+    file.file.read_exact_at(&mut got, 0)?;
+    let first = got.iter().position(|&byte| byte != 0);
+    ensure!(
+        first.is_none(),
+        "there is something at {first:#x?} in the hole"
     );
     Ok(())
 }

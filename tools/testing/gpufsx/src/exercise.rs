@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A file, what must be in it, and how each operation changes both.
 
+use crate::crowd;
 use crate::mirror::Mirror;
 use crate::step::Look;
 use crate::step::Op;
 use crate::step::Span;
 use crate::step::Step;
 use crate::step::MAX;
+use anyhow::bail;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
@@ -85,9 +87,13 @@ pub(crate) struct Exercise<'a> {
     want: Vec<u8>,
 }
 
-/// What is written for a seed.
+/// What is written for a seed: something that can be compressed, or not.
 fn bytes(seed: u64, len: usize) -> Vec<u8> {
-    Random::new(seed).bytes(len)
+    let mut random = Random::new(seed);
+    match seed % 4 {
+        0 => random.bytes(61).into_iter().cycle().take(len).collect(),
+        _ => random.bytes(len),
+    }
 }
 
 /// The pages that bytes are in.
@@ -108,7 +114,7 @@ fn same(got: &[u8], want: &[u8], from: usize) -> Result<()> {
     }
     let wrong = || (0..got.len()).filter(|&at| got[at] != want[at]);
     if let Some(first) = wrong().next() {
-        anyhow::bail!(
+        bail!(
             "{} bytes are wrong, the first at {:#x}: {:#04x} instead of {:#04x}",
             wrong().count(),
             from + first,
@@ -138,7 +144,7 @@ impl<'a> Exercise<'a> {
     /// be. What the disk has is looked at in the end.
     pub(crate) fn run(&mut self, steps: &[Step]) -> Result<()> {
         for (number, step) in steps.iter().enumerate() {
-            self.perform(&step.op)
+            self.step(step)
                 .and_then(|()| self.look(step.look))
                 .with_context(|| format!("step {number}, {step:?}"))?;
         }
@@ -173,6 +179,17 @@ impl<'a> Exercise<'a> {
             Ok(()) => Ok(true),
             Err(Errno::EOPNOTSUPP) => Ok(false),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Does the operation of a step, alone or not.
+    fn step(&mut self, step: &Step) -> Result<()> {
+        let (devices, path, len) = (self.devices, self.path.clone(), self.want.len());
+        match step.crowd {
+            false => self.perform(&step.op),
+            true => crowd::meet(&devices.gpu, &path, len, &step.op, || {
+                self.perform(&step.op)
+            }),
         }
     }
 
@@ -291,6 +308,15 @@ impl<'a> Exercise<'a> {
                     self.put(range.start, &vec![0; range.len()]);
                 }
             }
+            Op::Preallocate(span) => {
+                let range = span.within(MAX, 1);
+                self.allocate(FallocateFlags::FALLOC_FL_KEEP_SIZE, &range)?;
+            }
+            Op::Compress(on) => match sys::set_compressed(&open.file, on) {
+                // Few file systems can.
+                Err(Errno::EOPNOTSUPP) => {}
+                result => result?,
+            },
             Op::Collapse(span) => {
                 let range = self.within(span, PAGE);
                 // It may not reach the end of the file.
@@ -311,6 +337,12 @@ impl<'a> Exercise<'a> {
             Op::Msync => open.map.sync(MsFlags::MS_SYNC)?,
             Op::DropCaches => sys::drop_caches()?,
             Op::Reclaim(span) => self.devices.group.reclaim(span.within(MAX, PAGE).len())?,
+            Op::PageOut(span) => {
+                let pages = pages(&self.within(span, 1));
+                if !pages.is_empty() {
+                    open.map.advise_raw(pages, libc::MADV_PAGEOUT)?;
+                }
+            }
             Op::Remount => {
                 if self.mount.on_disk() {
                     self.open = None;
@@ -404,12 +436,15 @@ impl<'a> Exercise<'a> {
             src: self.open()?.map.addr() + range.start,
             count: range.len() / 4,
         })?;
-        let want = Checksum::of(&self.want[range.clone()]);
-        ensure!(
-            range.is_empty() || sum == want,
-            "the GPU's checksum of {range:#x?} is {sum:#x} instead of {want:#x}"
-        );
-        Ok(())
+        let want = &self.want[range.clone()];
+        if range.is_empty() || sum == Checksum::of(want) {
+            return Ok(());
+        }
+        let cpu = match same(&self.open()?.map.read(range.clone()), want, range.start) {
+            Ok(()) => "the CPU sees what must be there".to_owned(),
+            Err(error) => format!("by the CPU {error}"),
+        };
+        bail!("the GPU's checksum of {range:#x?} is wrong, and {cpu}")
     }
 
     fn look(&mut self, look: Look) -> Result<()> {

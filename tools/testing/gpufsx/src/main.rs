@@ -6,6 +6,7 @@
 //! seed. A sequence that fails is made shorter as long as it fails, and printed as a script that
 //! `--replay` takes.
 
+mod crowd;
 mod exercise;
 mod mirror;
 mod step;
@@ -19,6 +20,7 @@ use devcache_selftests::ktap::Verdict;
 use devcache_selftests::mount::FileSystem;
 use devcache_selftests::mount::Mount;
 use devcache_selftests::random::Random;
+use devcache_selftests::swap::Swap;
 use devcache_selftests::tally::Tally;
 use exercise::Devices;
 use exercise::Exercise;
@@ -173,6 +175,14 @@ fn test(
     report: &mut Ktap<io::Stdout>,
 ) -> Result<Verdict> {
     let mount = fs.mount()?;
+    // What is not on a disk can be in swap.
+    let swap = match mount.on_disk() {
+        true => None,
+        false => Some(Swap::on()),
+    };
+    if let Some(Err(error)) = &swap {
+        report.diagnostic(&format!("without swap: {error:#}"))?;
+    }
     let before = Tally::now()?;
     let (done, failure) = match &options.replay {
         None => random(options, devices, &mount, report)?,

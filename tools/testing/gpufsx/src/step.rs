@@ -69,6 +69,10 @@ pub(crate) enum Op {
     Punch(Span),
     /// FALLOC_FL_ZERO_RANGE, also behind the end
     Zero(Span),
+    /// fallocate(2): blocks, also behind the end, that nothing was written to
+    Preallocate(Span),
+    /// What is written from now on is compressed, or not.
+    Compress(bool),
     /// FALLOC_FL_COLLAPSE_RANGE
     Collapse(Span),
     /// FALLOC_FL_INSERT_RANGE
@@ -81,6 +85,8 @@ pub(crate) enum Op {
     DropCaches,
     /// The kernel is made to find as much memory in what the process uses.
     Reclaim(Span),
+    /// madvise(2): MADV_PAGEOUT
+    PageOut(Span),
     /// Everything is closed, and the file system unmounted and mounted.
     Remount,
     /// Pages move to the GPU, after a load or a store.
@@ -118,10 +124,12 @@ pub(crate) enum Look {
     Map,
 }
 
-/// An operation, and how the file is looked at afterwards.
+/// An operation, whether others use the file meanwhile ([`crate::crowd`]), and how it is looked at
+/// afterwards.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Step {
     pub(crate) op: Op,
+    pub(crate) crowd: bool,
     pub(crate) look: Look,
 }
 
@@ -143,11 +151,14 @@ fn op() -> impl Strategy<Value = Op> {
         16 => (0..=MAX).prop_map(Op::Truncate),
         8 => span().prop_map(Op::Punch),
         8 => span().prop_map(Op::Zero),
+        4 => span().prop_map(Op::Preallocate),
+        2 => any::<bool>().prop_map(Op::Compress),
         4 => span().prop_map(Op::Collapse),
         4 => span().prop_map(Op::Insert),
         8 => Just(Op::Fsync),
         8 => Just(Op::Msync),
         4 => Just(Op::DropCaches),
+        8 => span().prop_map(Op::PageOut),
         // Takes longer than a hundred others.
         1 => span().prop_map(Op::Reclaim),
         4 => Just(Op::Remount),
@@ -172,7 +183,8 @@ pub(crate) fn sequences(len: usize) -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Look::Read),
         1 => Just(Look::Map),
     ];
-    let step = (op(), look).prop_map(|(op, look)| Step { op, look });
+    let crowd = prop::bool::weighted(0.1);
+    let step = (op(), crowd, look).prop_map(|(op, crowd, look)| Step { op, crowd, look });
     vec(step, 1..=len)
 }
 
@@ -201,6 +213,7 @@ mod tests {
                 span: Span { at: 1, len: 2 },
                 seed: u64::MAX,
             },
+            crowd: true,
             look: Look::Gpu,
         };
         let text = serde_json::to_string(&step).unwrap();

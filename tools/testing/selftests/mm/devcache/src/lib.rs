@@ -24,6 +24,7 @@ pub mod random;
 pub mod ring;
 pub mod scratch;
 pub mod stats;
+pub mod swap;
 pub mod syncobj;
 pub mod sys;
 pub mod tally;

@@ -332,6 +332,24 @@ pub fn beside_child(
     }
 }
 
+/// `FS_COMPR_FL` of linux/fs.h
+const FS_COMPR_FL: libc::c_int = 4;
+
+/// Has the file system compress what is written to a file from now on, or not.
+pub fn set_compressed(file: &File, on: bool) -> Result<(), Errno> {
+    // The kernel takes an int, whatever the numbers say.
+    let mut flags: libc::c_int = 0;
+    ioctl(file, libc::FS_IOC_GETFLAGS, &mut flags)?;
+    let changed = match on {
+        true => flags | FS_COMPR_FL,
+        false => flags & !FS_COMPR_FL,
+    };
+    match changed == flags {
+        true => Ok(()),
+        false => ioctl(file, libc::FS_IOC_SETFLAGS, &mut { changed }),
+    }
+}
+
 /// ioctl(2) that passes a structure; the type of `argument` must be that of the request.
 pub(crate) fn ioctl<T>(
     file: &impl AsRawFd,

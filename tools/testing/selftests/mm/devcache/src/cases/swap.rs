@@ -9,8 +9,8 @@ use anyhow::ensure;
 use anyhow::Result;
 use devcache_selftests::cgroup::Cgroup;
 use devcache_selftests::map::Map;
-use devcache_selftests::scratch::output;
 use devcache_selftests::stats::Counters;
+use devcache_selftests::swap::Swap;
 use devcache_selftests::sys;
 use devcache_selftests::PAGE;
 use std::ops::Range;
@@ -23,26 +23,6 @@ pub(crate) const CASES: &[Case] = &[
     Case::only("tmpfs", "swap_in_truncate", swap_in_truncate),
     Case::only("tmpfs", "swap_under_pressure", swap_under_pressure).limit(120),
 ];
-
-/// The disk that no file system is on.
-const DEVICE: &str = "/dev/vdd";
-
-/// Swap space, in use until dropped.
-struct Swap;
-
-impl Swap {
-    fn on() -> Result<Self> {
-        output("mkswap", &[DEVICE])?;
-        output("swapon", &[DEVICE])?;
-        Ok(Swap)
-    }
-}
-
-impl Drop for Swap {
-    fn drop(&mut self) {
-        let _ = output("swapoff", &[DEVICE]);
-    }
-}
 
 /// Pages that were written to swap since boot.
 fn swapped_out() -> Result<u64> {

@@ -46,7 +46,7 @@ done
 
 # A clean environment, except for what the user tells this project and how to reach the network. An
 # empty variable is an unset one.
-passed=$(env | sed -nE 's/^(CARGO_(HTTP|NET|REGISTR|SOURCE)[A-Z0-9_]*|(https?|no|all|HTTPS?|NO|ALL)_(proxy|PROXY)|CONFIG|CMD|TIMEOUT|MEM|ACCEL|GPU|GPU_ARGS|IOMMU|TESTS|CUTS|SEED|MIRROR|TERM)=.+/\1/p')
+passed=$(env | sed -nE 's/^(CARGO_(HTTP|NET|REGISTR|SOURCE)[A-Z0-9_]*|(https?|no|all|HTTPS?|NO|ALL)_(proxy|PROXY)|CONFIG|CMD|TIMEOUT|MEM|ACCEL|GPU|GPU_ARGS|IOMMU|TESTS|CUTS|SEED|MINUTES|MIRROR|TERM)=.+/\1/p')
 set -- HOME=/root LANG=C.UTF-8 PATH=/usr/bin:/usr/sbin DEVCACHE_CACHE=/devcache/cache \
 	DEVCACHE_CACHE_SHOWN="$shown_cache" CCACHE_DIR=/devcache/cache/ccache \
 	CARGO_HOME=/devcache/cache/cargo CARGO_TARGET_DIR=/devcache/cache/target \

@@ -204,21 +204,21 @@ pub fn soak(args: &Args, report: &Path) -> Result<bool> {
     }
     let turn = (whole.as_secs() / rows.len() as u64).clamp(SHORTEST, LONGEST);
     let mut failures = String::new();
-    'time: for round in 0.. {
-        for row in &mut rows {
-            let left = whole.saturating_sub(begin.elapsed()).as_secs();
-            if left == 0 {
-                break 'time;
-            }
-            let seconds = turn.min(left).max(SHORTEST);
-            failures += &take_turn(args, row, seconds, round)?;
+    for number in 0.. {
+        let left = whole.saturating_sub(begin.elapsed()).as_secs();
+        if left == 0 {
+            break;
         }
+        let seconds = turn.min(left).max(SHORTEST);
+        let round = (number / rows.len()) as u64;
+        let row = number % rows.len();
+        let said = take_turn(args, &mut rows[row], seconds, round)?;
+        print!("{said}");
+        failures += &said;
         fs::write(report, text(args, &rows, &failures)?)
             .with_context(|| report.display().to_string())?;
     }
-    let text = text(args, &rows, &failures)?;
-    fs::write(report, &text).with_context(|| report.display().to_string())?;
-    print!("{text}");
+    print!("{}", text(args, &rows, &failures)?);
     Ok(failures.is_empty())
 }
 

@@ -237,12 +237,19 @@ fn kernel_command_line(machine: &Machine) -> String {
     // timer fails now and then. The first process mounts the folder that holds the real one: a shell
     // does for that.
     let more = &machine.append;
+    // QEMU drops its translation of code when a processor writes to that page, but cannot see what a GPU
+    // writes. So a page is cleared when it is allocated: a GPU may fill it next, and then it may be run.
+    let accel = match machine.accel {
+        Accel::Tcg => "init_on_alloc=1",
+        Accel::Kvm => "",
+    };
     let iommu = match machine.iommu {
         0 => "",
         _ => "intel_iommu=on iommu.strict=1",
     };
     format!(
-        "console=ttyS0 ignore_loglevel oops=panic panic=-1 no_timer_check kunit.enable=0 {iommu} {more} \
+        "console=ttyS0 ignore_loglevel oops=panic panic=-1 no_timer_check kunit.enable=0 {accel} {iommu} \
+         {more} \
          root=root rootfstype=9p rootflags={READ_ONLY} ro init=/bin/sh -- \
          -c \"/usr/bin/mount -t 9p -o {READ_ONLY} guest /devcache && exec /devcache/init\""
     )

@@ -53,6 +53,7 @@ use clap::Parser;
 use devcache_selftests::ktap::Ktap;
 use devcache_selftests::ktap::Verdict;
 use devcache_selftests::mount::FileSystem;
+use devcache_selftests::mount::FileSystems;
 use devcache_selftests::tally::Tally;
 use round::Outcome;
 use round::Setup;
@@ -66,9 +67,8 @@ use std::time::Instant;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
-    /// File system to work on, as TYPE or TYPE=FOLDER; the folder is /mnt/TYPE if not given.
-    #[arg(long = "fs", value_name = "TYPE[=FOLDER]", value_delimiter = ',', default_values = ["tmpfs", "ext4", "xfs", "btrfs"])]
-    file_systems: Vec<FileSystem>,
+    #[command(flatten)]
+    file_systems: FileSystems,
 
     /// How long on each of them.
     #[arg(long, value_name = "N", default_value_t = 3)]
@@ -150,8 +150,8 @@ fn test(options: &Options, fs: &FileSystem, report: &mut Ktap<io::Stdout>) -> Re
 }
 
 fn run(options: &Options) -> Result<u8> {
-    let mut report = Ktap::new(io::stdout(), options.file_systems.len())?;
-    for fs in &options.file_systems {
+    let mut report = Ktap::new(io::stdout(), options.file_systems.list.len())?;
+    for fs in &options.file_systems.list {
         let verdict = test(options, fs, &mut report)?;
         report.result(&format!("coherence.{}", fs.kind), &verdict)?;
     }

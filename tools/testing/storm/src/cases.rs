@@ -24,7 +24,7 @@ use devcache_selftests::kmsg;
 use devcache_selftests::kmsg::Kmsg;
 use devcache_selftests::ktap::Ktap;
 use devcache_selftests::ktap::Verdict;
-use devcache_selftests::mount::FileSystem;
+use devcache_selftests::mount::FileSystems;
 use devcache_selftests::mount::Mount;
 use devcache_selftests::tally::Tally;
 use std::fs;
@@ -40,9 +40,8 @@ pub(crate) struct Options {
     /// Programs to run: those whose name, as in ext4.sqlite, contains one of these words; all without any.
     names: Vec<String>,
 
-    /// File system to work on, as TYPE or TYPE=FOLDER; the folder is /mnt/TYPE if not given.
-    #[arg(long = "fs", value_name = "TYPE[=FOLDER]", value_delimiter = ',', default_values = ["tmpfs", "ext4", "xfs", "btrfs"])]
-    file_systems: Vec<FileSystem>,
+    #[command(flatten)]
+    file_systems: FileSystems,
 
     /// Only the fastest of them, each on one file system.
     #[arg(long)]
@@ -183,7 +182,7 @@ fn judge(
 /// Runs all that were chosen.
 pub(crate) fn run(options: &Options, force: Force) -> Result<u8> {
     let mut rows = Vec::new();
-    for fs in &options.file_systems {
+    for fs in &options.file_systems.list {
         for program in PROGRAMS {
             let name = format!("{}.{}", fs.kind, program.name);
             let named = options

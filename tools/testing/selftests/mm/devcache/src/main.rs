@@ -14,7 +14,7 @@ mod rules;
 mod runner;
 
 use clap::Parser;
-use devcache_selftests::mount::FileSystem;
+use devcache_selftests::mount::FileSystems;
 use std::process::ExitCode;
 
 /// Selftests of devcache. Needs root, the vsvm driver, and mounted file systems to work on.
@@ -24,9 +24,8 @@ struct Options {
     /// Tests to run: those whose name contains one of these words; all without any.
     names: Vec<String>,
 
-    /// File system to test on, as TYPE or TYPE=FOLDER; the folder is /mnt/TYPE if not given.
-    #[arg(long = "fs", value_name = "TYPE[=FOLDER]", value_delimiter = ',', default_values = ["tmpfs", "ext4", "xfs", "btrfs"])]
-    file_systems: Vec<FileSystem>,
+    #[command(flatten)]
+    file_systems: FileSystems,
 
     /// List the tests and stop.
     #[arg(long)]
@@ -63,11 +62,11 @@ fn main() -> ExitCode {
     let result = if options.controls {
         runner::run_controls(options.patience)
     } else if options.here {
-        runner::run_here(&options.names[0], &options.file_systems[0])
+        runner::run_here(&options.names[0], &options.file_systems.list[0])
     } else {
         runner::run_all(
             &options.names,
-            &options.file_systems,
+            &options.file_systems.list,
             options.patience,
             options.repeat,
         )

@@ -68,6 +68,20 @@ impl FileSystem {
     }
 }
 
+/// The option of a program that works on one file system after the other.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FileSystems {
+    /// File system to work on, as TYPE or TYPE=FOLDER; the folder is /mnt/TYPE if not given.
+    #[arg(
+        id = "fs",
+        long,
+        value_name = "TYPE[=FOLDER]",
+        value_delimiter = ',',
+        default_values = ["tmpfs", "ext4", "xfs", "btrfs"]
+    )]
+    pub list: Vec<FileSystem>,
+}
+
 /// A mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {

@@ -1,53 +1,66 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# gcc and lld build a program inside the file system, of which the linker maps inputs and output. The
-# program runs from there too, and sums up its own tables.
+# make, gcc, as and lld build a program inside the file system. The assembler runs from there, and so does
+# the program in the end, which sums up its own tables: code is moved as well as data. What they make must
+# be, byte by byte, what they make of the same sources outside the storm.
 set -eu
 
-FILES=2 WORDS=20000
+PARTS=3 WORDS=4000
+
+# Tables are arithmetic series that differ from round to round, so that their sums are known.
+sources() {
+	expected=0
+	for part in $(seq $PARTS); do
+		first=$((part * 1000 + number))
+		expected=$((expected + WORDS * first + WORDS * (WORDS - 1) / 2))
+		cat >"part$part.c" <<-END
+			static const volatile unsigned int table[] = {
+			$(seq -s , $first $((first + WORDS - 1)))
+			};
+			unsigned long long part$part(void)
+			{
+				unsigned long long sum = 0;
+				for (unsigned int i = 0; i < sizeof(table) / sizeof(*table); i++)
+					sum += table[i];
+				return sum;
+			}
+		END
+	done
+	cat >main.c <<-END
+		#include <stdio.h>
+		$(for part in $(seq $PARTS); do echo "unsigned long long part$part(void);"; done)
+		int main(void)
+		{
+			printf("%llu\n", 0$(for part in $(seq $PARTS); do printf '+part%d()' "$part"; done));
+			return 0;
+		}
+	END
+	cat >Makefile <<-END
+		CC = gcc
+		CFLAGS = -g -O1 -fdebug-prefix-map=\$(CURDIR)=. \$(PREFIX)
+		LDFLAGS = -fuse-ld=lld
+		main: main.o $(for part in $(seq $PARTS); do printf 'part%d.o ' "$part"; done)
+	END
+	echo $expected >expected
+}
 
 number=$2
 case $1 in
 work)
-	# Each table is an arithmetic series, so that its sum is known.
-	expected=0
-	rm -rf build
-	mkdir build
-	for file in $(seq $FILES); do
-		first=$((file * 1000 + number))
-		seq -s , $first $((first + WORDS - 1)) >build/table.h
-		cat >"build/part$file.c" <<-END
-			static const unsigned int table[] = {
-			#include "table.h"
-			};
-			unsigned long long part$file(void)
-			{
-				unsigned long long sum = 0;
-				for (unsigned int i = 0; i < sizeof(table) / sizeof(*table); i++)
-					sum += ((const volatile unsigned int *)table)[i];
-				return sum;
-			}
-		END
-		gcc -g -c -o "build/part$file.o" "build/part$file.c"
-		expected=$((expected + WORDS * first + WORDS * (WORDS - 1) / 2))
-	done
-	cat >build/main.c <<-END
-		#include <stdio.h>
-		$(for file in $(seq $FILES); do echo "unsigned long long part$file(void);"; done)
-		int main(void)
-		{
-			printf("%llu\n", 0$(for file in $(seq $FILES); do printf '+part%d()' "$file"; done));
-			return 0;
-		}
-	END
-	gcc -g -fuse-ld=lld -o build/program build/main.c build/part*.o
-	gcc -g -fuse-ld=lld -o "$SAFE/program" build/main.c build/part*.o
-	echo "$expected" >"$SAFE/expected"
+	rm -rf build "$SAFE/build"
+	mkdir "$SAFE/build"
+	(cd "$SAFE/build" && sources)
+	cp -r "$SAFE/build" build
+	mkdir build/bin
+	cp /usr/bin/as build/bin/
+	make --silent -j2 -C build PREFIX=-Bbin/
+	make --silent -j2 -C "$SAFE/build"
 	;;
 check)
-	cmp build/program "$SAFE/program"
+	diff -r --exclude=bin build "$SAFE/build"
+	cmp build/bin/as /usr/bin/as
 	for _ in $(seq 3); do
-		[ "$(build/program)" = "$(cat "$SAFE/expected")" ]
+		[ "$(build/main)" = "$(cat "$SAFE/build/expected")" ]
 	done
 	;;
 esac

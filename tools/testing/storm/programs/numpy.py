@@ -9,7 +9,7 @@ import numpy
 
 word, number = sys.argv[1], int(sys.argv[2])
 kept = os.path.join(os.environ["SAFE"], "array.npy")
-LENGTH = 1 << 16
+LENGTH = 1 << 15
 
 if word == "work":
     rng = numpy.random.default_rng(number)
@@ -18,7 +18,7 @@ if word == "work":
         numpy.save(kept, numpy.zeros(LENGTH, numpy.uint32))
     mapped = numpy.memmap("array", numpy.uint32, "r+")
     array = numpy.load(kept)
-    for step in range(6):
+    for step in range(4):
         start, end = sorted(rng.integers(0, LENGTH, 2))
         value = rng.integers(0, 1 << 32, dtype=numpy.uint32)
         other = rng.integers(0, LENGTH, 1000)

@@ -6,8 +6,8 @@
 //!   storm off  unmount, mount            check: what is on the disk
 //! ```
 //!
-//! A case passes when each check did, pages moved both ways in its time, none was lost, and the kernel did
-//! not complain.
+//! A case passes when each check did, many pages moved both ways in its time, none was lost, and the kernel
+//! did not complain.
 
 use crate::found::Places;
 use crate::programs::Program;
@@ -56,7 +56,10 @@ pub(crate) struct Options {
     patience: u32,
 }
 
-/// The most rounds beyond the time given, until pages have moved both ways.
+/// Pages that must have gone to a GPU at least, and come back, for a case to mean something.
+const ENOUGH: u64 = 100;
+
+/// The most rounds beyond the time given, until enough pages have moved both ways.
 const MORE_ROUNDS: u32 = 20;
 
 /// Limit for one call of a script.
@@ -95,7 +98,7 @@ impl Case<'_> {
         bail!("{word} in round {round}: {what}\n{}", text.trim_end())
     }
 
-    /// All rounds; what moved, and how many there were.
+    /// The rounds, under the storm.
     fn rounds(
         &self,
         options: &Options,
@@ -118,7 +121,7 @@ impl Case<'_> {
             if Instant::now() < end {
                 continue;
             }
-            if moved.both_ways() || more_rounds == 0 {
+            if enough(moved) || more_rounds == 0 {
                 storm.stop()?;
                 return Ok((moved, round));
             }
@@ -127,26 +130,24 @@ impl Case<'_> {
         bail!("too many rounds")
     }
 
-    /// All of it; says what was done.
+    /// All of it; what moved, and how many rounds there were.
     fn run(
         &self,
         options: &Options,
         force: Force,
         report: &mut Ktap<io::Stdout>,
-    ) -> Result<String> {
+    ) -> Result<(Tally, u32)> {
         fs::create_dir(&self.dir)?;
         fs::create_dir(&self.safe)?;
         fs::write(self.safe.join("script"), self.program.script)?;
-        let started = Instant::now();
         let (moved, rounds) = self.rounds(options, force, report)?;
         if self.mount.on_disk() {
             self.mount.remount()?;
             self.call("check", rounds).context("after the remount")?;
         }
-        ensure!(moved.both_ways(), "{moved}: this tested nothing");
+        ensure!(enough(moved), "{moved}: this tested too little");
         ensure!(moved.lost == 0, "{moved}");
-        let seconds = started.elapsed().as_secs();
-        Ok(format!("{moved}, in {rounds} rounds and {seconds} s"))
+        Ok((moved, rounds))
     }
 }
 
@@ -157,6 +158,10 @@ impl Drop for Case<'_> {
     }
 }
 
+fn enough(moved: Tally) -> bool {
+    moved.out.min(moved.back) >= ENOUGH
+}
+
 /// Runs a case and writes what is to say.
 fn judge(
     case: &Case<'_>,
@@ -165,12 +170,20 @@ fn judge(
     log: &mut Kmsg,
     report: &mut Ktap<io::Stdout>,
 ) -> Result<Verdict> {
+    let before = Tally::now()?;
+    let started = Instant::now();
     let result = case.run(options, force, report);
+    let seconds = started.elapsed().as_secs();
     let messages = log.new_messages();
     let complaint = messages.iter().any(|message| kmsg::is_complaint(message));
     match &result {
-        Ok(text) => report.diagnostic(text)?,
-        Err(error) => report.diagnostic(&format!("{error:#}"))?,
+        Ok((moved, rounds)) => {
+            report.diagnostic(&format!("{moved}, in {rounds} rounds and {seconds} s"))?;
+        }
+        Err(error) => {
+            let moved = Tally::now()?.since(before);
+            report.diagnostic(&format!("{moved}, in {seconds} s; {error:#}"))?;
+        }
     }
     if result.is_ok() && !complaint {
         return Ok(Verdict::Pass);

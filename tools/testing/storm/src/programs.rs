@@ -67,10 +67,10 @@ pub(crate) const PROGRAMS: &[Program] = &[
     python("lmdb", include_str!("../programs/lmdb.py")).short("tmpfs"),
     python("numpy", include_str!("../programs/numpy.py")),
     python("safetensors", include_str!("../programs/safetensors.py")),
-    shell("fio", include_str!("../programs/fio.sh")).short("xfs"),
+    shell("fio", include_str!("../programs/fio.sh")),
     shell("git", include_str!("../programs/git.sh")),
     shell("compiler", include_str!("../programs/compiler.sh")),
-    shell("rsync", include_str!("../programs/rsync.sh")),
+    shell("rsync", include_str!("../programs/rsync.sh")).short("xfs"),
     shell("dd_direct", include_str!("../programs/dd_direct.sh"))
         .short("ext4")
         .disk_only(),

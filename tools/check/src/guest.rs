@@ -15,6 +15,9 @@ use crate::report;
 /// Limit for each guest, in seconds, unless the user gives one.
 const TIMEOUT: u32 = 1500;
 
+/// Operations with faults: one sequence, as these take longer.
+const FAULTS: &str = "gpufsx --faults --fs tmpfs,ext4 --operations 100 --seed 50";
+
 /// Number of power cuts: as few as show that the machine comes up again, twice.
 const CUTS: u64 = 2;
 
@@ -61,6 +64,7 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
     for (name, program, command) in [
         ("selftests", "devcache-selftests", selftests.as_str()),
         ("random operations", "gpufsx", "gpufsx"),
+        ("random faults", "gpufsx-faults", FAULTS),
         ("coherence", "devcache-coherence", "devcache-coherence"),
         ("programs under a storm", "devcache-storm", storm.as_str()),
         ("hmm selftests", "hmm-tests", hmm),

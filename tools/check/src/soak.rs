@@ -69,6 +69,7 @@ pub struct Args {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Task {
     Operations,
+    Faults,
     Coherence,
     Programs,
     Recovery,
@@ -76,8 +77,9 @@ enum Task {
 }
 
 impl Task {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Operations,
+        Self::Faults,
         Self::Coherence,
         Self::Programs,
         Self::Recovery,
@@ -87,6 +89,7 @@ impl Task {
     fn name(self) -> &'static str {
         match self {
             Self::Operations => "random operations",
+            Self::Faults => "random faults",
             Self::Coherence => "coherence",
             Self::Programs => "programs under a storm",
             Self::Recovery => "hangs, vanishing and unbinding",
@@ -103,6 +106,10 @@ impl Task {
         Some(match self {
             // A round of it is many sequences, each with the next seed.
             Self::Operations => format!("gpufsx --seconds {each} --seed {}", seed * 1_000_000),
+            Self::Faults => format!(
+                "gpufsx --faults --fs tmpfs,ext4 --seconds {each} --seed {}",
+                seed * 1_000_000
+            ),
             Self::Coherence => format!("devcache-coherence --seconds {each} --seed {seed}"),
             Self::Programs => {
                 format!("devcache-storm cases --seconds 0 --patience {patience} --fs {fs}")

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 //! A file, what must be in it, and how each operation changes both.
 
+use crate::access::Access;
+use crate::book::Book;
 use crate::crowd;
+use crate::differs::same;
+use crate::differs::Differs;
+use crate::effect::bytes;
+use crate::effect::effect;
+use crate::effect::parts;
 use crate::mirror::Mirror;
 use crate::step::Look;
 use crate::step::Op;
 use crate::step::Span;
 use crate::step::Step;
 use crate::step::MAX;
-use anyhow::bail;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
@@ -17,7 +23,6 @@ use devcache_selftests::gpu::Direction;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
-use devcache_selftests::model::add_u32;
 use devcache_selftests::model::Checksum;
 use devcache_selftests::mount::Mount;
 use devcache_selftests::random::Random;
@@ -28,6 +33,7 @@ use nix::errno::Errno;
 use nix::fcntl::fallocate;
 use nix::fcntl::FallocateFlags;
 use nix::sys::mman::MsFlags;
+use std::cell::RefCell;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::ops::Range;
@@ -41,7 +47,8 @@ const NO_LIMIT: usize = 1 << 40;
 /// What a process needs only once: both devices, and a control group.
 #[derive(Debug)]
 pub(crate) struct Devices {
-    gpu: Gpu,
+    /// In a cell, for it may go and come again.
+    pub(crate) gpu: RefCell<Gpu>,
     mirror: Mirror,
     group: Cgroup,
 }
@@ -50,7 +57,7 @@ impl Devices {
     /// Opens them.
     pub(crate) fn open() -> Result<Self> {
         Ok(Devices {
-            gpu: Gpu::open()?,
+            gpu: RefCell::new(Gpu::open()?),
             mirror: Mirror::open()?,
             group: Cgroup::enter(NO_LIMIT)?,
         })
@@ -58,10 +65,10 @@ impl Devices {
 }
 
 /// The ways to an open file.
-struct Open {
-    file: File,
+pub(crate) struct Open {
+    pub(crate) file: File,
     direct: File,
-    map: Map,
+    pub(crate) map: Map,
 }
 
 impl Open {
@@ -84,16 +91,8 @@ pub(crate) struct Exercise<'a> {
     /// None while the file system is not mounted.
     open: Option<Open>,
     ring: Ring,
-    want: Vec<u8>,
-}
-
-/// What is written for a seed: something that can be compressed, or not.
-fn bytes(seed: u64, len: usize) -> Vec<u8> {
-    let mut random = Random::new(seed);
-    match seed % 4 {
-        0 => random.bytes(61).into_iter().cycle().take(len).collect(),
-        _ => random.bytes(len),
-    }
+    pub(crate) access: Access,
+    pub(crate) book: Book,
 }
 
 /// The pages that bytes are in.
@@ -101,33 +100,9 @@ fn pages(bytes: &Range<usize>) -> Range<usize> {
     bytes.start / PAGE..bytes.end.div_ceil(PAGE)
 }
 
-/// Compares what was read of a part of the file with what must be there.
-fn same(got: &[u8], want: &[u8], from: usize) -> Result<()> {
-    ensure!(
-        got.len() == want.len(),
-        "{} bytes at {from:#x} instead of {}",
-        got.len(),
-        want.len()
-    );
-    if got == want {
-        return Ok(());
-    }
-    let wrong = || (0..got.len()).filter(|&at| got[at] != want[at]);
-    if let Some(first) = wrong().next() {
-        bail!(
-            "{} bytes are wrong, the first at {:#x}: {:#04x} instead of {:#04x}",
-            wrong().count(),
-            from + first,
-            got[first],
-            want[first]
-        );
-    }
-    Ok(())
-}
-
 impl<'a> Exercise<'a> {
-    /// Begins with an empty file.
-    pub(crate) fn new(devices: &'a Devices, mount: &'a Mount) -> Result<Self> {
+    /// Begins with an empty file. Something will go wrong only if `faults`.
+    pub(crate) fn new(devices: &'a Devices, mount: &'a Mount, faults: bool) -> Result<Self> {
         let path = mount.dir.join(format!("gpufsx-{}", std::process::id()));
         File::create(&path)?;
         Ok(Exercise {
@@ -136,7 +111,8 @@ impl<'a> Exercise<'a> {
             open: Some(Open::path(&path)?),
             path,
             ring: Ring::new()?,
-            want: Vec::new(),
+            access: Access::new(faults)?,
+            book: Book::new(faults),
         })
     }
 
@@ -154,22 +130,14 @@ impl<'a> Exercise<'a> {
             .context("on the disk")
     }
 
-    fn open(&self) -> Result<&Open> {
+    /// The file, open.
+    pub(crate) fn open(&self) -> Result<&Open> {
         self.open.as_ref().context("the file is not open")
-    }
-
-    /// Takes note of bytes that the file has now.
-    fn put(&mut self, at: usize, bytes: &[u8]) {
-        let end = at + bytes.len();
-        if self.want.len() < end {
-            self.want.resize(end, 0);
-        }
-        self.want[at..end].copy_from_slice(bytes);
     }
 
     /// The part of the file that a span is.
     fn within(&self, span: Span, unit: usize) -> Range<usize> {
-        span.within(self.want.len(), unit)
+        span.within(self.book.now().len(), unit)
     }
 
     /// fallocate(2); says whether the file system knows this kind.
@@ -184,58 +152,67 @@ impl<'a> Exercise<'a> {
 
     /// Does the operation of a step, alone or not.
     fn step(&mut self, step: &Step) -> Result<()> {
-        let (devices, path, len) = (self.devices, self.path.clone(), self.want.len());
-        match step.crowd {
-            false => self.perform(&step.op),
-            true => crowd::meet(&devices.gpu, &path, len, &step.op, || {
-                self.perform(&step.op)
-            }),
+        if !step.crowd {
+            return self.perform(&step.op);
         }
+        let (devices, path, len) = (self.devices, self.path.clone(), self.book.now().len());
+        crowd::meet(&devices.gpu.borrow(), &path, len, &step.op, || {
+            self.perform(&step.op)
+        })
     }
 
+    /// Does it, which must succeed.
     fn perform(&mut self, op: &Op) -> Result<()> {
+        if self.act(op)? {
+            self.book.done(op);
+        }
+        Ok(())
+    }
+
+    /// Does it, and compares what was read. Says whether the file system knows how.
+    pub(crate) fn act(&mut self, op: &Op) -> Result<bool> {
         let open = self.open()?;
-        let gpu = &self.devices.gpu;
+        let gpu = self.devices.gpu.borrow();
         let mirror = &self.devices.mirror;
+        let access = &self.access;
+        let want = self.book.now();
         match *op {
             Op::Write { span, seed } => {
                 let range = span.within(MAX, 1);
                 let bytes = bytes(seed, range.len());
                 open.file.write_all_at(&bytes, range.start as u64)?;
-                self.put(range.start, &bytes);
             }
             Op::DirectWrite { span, seed } => {
                 let range = span.within(MAX, PAGE);
                 let bytes = bytes(seed, range.len());
                 let buffer = Map::anonymous(range.len())?;
                 buffer.write(0, &bytes);
-                let len = sys::write_from(&open.direct, range.start, &buffer, 0..range.len())?;
-                ensure!(
-                    len == range.len(),
-                    "only {len} bytes of {} were written",
-                    range.len()
-                );
-                self.put(range.start, &bytes);
+                let mut done = 0;
+                while done < range.len() {
+                    let rest = done..range.len();
+                    let at = range.start + done;
+                    let len = sys::write_from(&open.direct, at, &buffer, rest)?;
+                    ensure!(len != 0, "nothing was written");
+                    done += len;
+                }
             }
             Op::MapWrite { span, seed } => {
                 let range = self.within(span, 1);
                 let bytes = bytes(seed, range.len());
-                open.map.write(range.start, &bytes);
-                self.put(range.start, &bytes);
+                access.store(&open.map, range.start, &bytes)?;
             }
             Op::ForkWrite { span, seed } => {
                 let range = self.within(span, 1);
                 let bytes = bytes(seed, range.len());
                 sys::in_child(|| {
                     same(
-                        &open.map.read(range.clone()),
-                        &self.want[range.clone()],
+                        &access.load(&open.map, range.clone())?,
+                        &want[range.clone()],
                         range.start,
                     )?;
-                    open.map.write(range.start, &bytes);
+                    access.store(&open.map, range.start, &bytes)?;
                     Ok(())
                 })?;
-                self.put(range.start, &bytes);
             }
             Op::PrivateWrite {
                 span,
@@ -245,8 +222,8 @@ impl<'a> Exercise<'a> {
                 let range = self.within(span, 4);
                 let private = Map::private(&open.file, MAX)?;
                 same(
-                    &private.read(range.clone()),
-                    &self.want[range.clone()],
+                    &access.load(&private, range.clone())?,
+                    &want[range.clone()],
                     range.start,
                 )?;
                 let value = Random::new(seed).value().to_le_bytes();
@@ -258,29 +235,29 @@ impl<'a> Exercise<'a> {
                         value: u32::from_le_bytes([value[0]; 4]),
                     })?;
                 } else {
-                    private.write(range.start, &bytes);
+                    access.store(&private, range.start, &bytes)?;
                 }
-                same(&private.read(range.clone()), &bytes, range.start)?;
+                same(&access.load(&private, range.clone())?, &bytes, range.start)?;
             }
             Op::Read(span) => {
                 let range = self.within(span, 1);
                 let mut got = vec![0; range.len()];
                 open.file.read_exact_at(&mut got, range.start as u64)?;
-                same(&got, &self.want[range.clone()], range.start)?;
+                same(&got, &want[range.clone()], range.start)?;
             }
             Op::DirectRead(span) => {
                 let range = self.within(span, PAGE);
                 if !range.is_empty() {
                     let buffer = Map::anonymous(range.len())?;
-                    sys::read_into(&open.direct, range.start, &buffer, 0..range.len())?;
-                    same(&buffer.read_all(), &self.want[range.clone()], range.start)?;
+                    let len = sys::read_into(&open.direct, range.start, &buffer, 0..range.len())?;
+                    same(&buffer.read(0..len), &want[range.clone()], range.start)?;
                 }
             }
             Op::MapRead(span) => {
                 let range = self.within(span, 1);
                 same(
-                    &open.map.read(range.clone()),
-                    &self.want[range.clone()],
+                    &access.load(&open.map, range.clone())?,
+                    &want[range.clone()],
                     range.start,
                 )?;
             }
@@ -288,50 +265,34 @@ impl<'a> Exercise<'a> {
                 let range = self.within(span, 1);
                 let file = open.file.try_clone()?;
                 let got = self.ring.read(&file, range.start, range.len())?;
-                same(&got, &self.want[range.clone()], range.start)?;
+                same(&got, &want[range.clone()], range.start)?;
             }
-            Op::Truncate(len) => {
-                open.file.set_len(len as u64)?;
-                self.want.resize(len, 0);
-            }
+            Op::Truncate(len) => open.file.set_len(len as u64)?,
             Op::Punch(span) => {
-                let range = span.within(MAX, 1);
                 let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE;
-                if self.allocate(flags | FallocateFlags::FALLOC_FL_KEEP_SIZE, &range)? {
-                    let end = range.end.min(self.want.len());
-                    self.want[range.start.min(end)..end].fill(0);
-                }
+                let flags = flags | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                return self.allocate(flags, &span.within(MAX, 1));
             }
             Op::Zero(span) => {
                 let range = span.within(MAX, 1);
-                if self.allocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, &range)? {
-                    self.put(range.start, &vec![0; range.len()]);
-                }
+                return self.allocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, &range);
             }
             Op::Preallocate(span) => {
                 let range = span.within(MAX, 1);
-                self.allocate(FallocateFlags::FALLOC_FL_KEEP_SIZE, &range)?;
+                return self.allocate(FallocateFlags::FALLOC_FL_KEEP_SIZE, &range);
             }
             Op::Compress(on) => match sys::set_compressed(&open.file, on) {
                 // Few file systems can.
                 Err(Errno::EOPNOTSUPP) => {}
                 result => result?,
             },
-            Op::Collapse(span) => {
-                let range = self.within(span, PAGE);
-                // It may not reach the end of the file.
-                let possible = !range.is_empty() && range.end < self.want.len();
-                if possible && self.allocate(FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, &range)? {
-                    self.want.drain(range);
-                }
-            }
-            Op::Insert(span) => {
-                let range = self.within(span, PAGE);
-                let possible = !range.is_empty() && self.want.len() + range.len() <= MAX;
-                if possible && self.allocate(FallocateFlags::FALLOC_FL_INSERT_RANGE, &range)? {
-                    let hole = std::iter::repeat_n(0, range.len());
-                    self.want.splice(range.start..range.start, hole);
-                }
+            Op::Collapse(span) | Op::Insert(span) => {
+                let flags = match op {
+                    Op::Collapse(_) => FallocateFlags::FALLOC_FL_COLLAPSE_RANGE,
+                    _ => FallocateFlags::FALLOC_FL_INSERT_RANGE,
+                };
+                let possible = effect(op, want).is_some();
+                return Ok(possible && self.allocate(flags, &self.within(span, PAGE))?);
             }
             Op::Fsync => open.file.sync_all()?,
             Op::Msync => open.map.sync(MsFlags::MS_SYNC)?,
@@ -356,7 +317,7 @@ impl<'a> Exercise<'a> {
                     if write {
                         open.map.touch_write(pages.clone())?;
                     } else {
-                        open.map.touch_read(pages.clone());
+                        access.touch(&open.map, pages.clone())?;
                     }
                     gpu.migrate(&open.map, pages, Direction::ToVram)?;
                 }
@@ -374,8 +335,6 @@ impl<'a> Exercise<'a> {
                     count: range.len() / 4,
                     value,
                 })?;
-                let bytes = value.to_le_bytes().repeat(range.len() / 4);
-                self.put(range.start, &bytes);
             }
             Op::GpuAdd { span, value } => {
                 let range = self.within(span, 4);
@@ -384,49 +343,48 @@ impl<'a> Exercise<'a> {
                     count: range.len() / 4,
                     value,
                 })?;
-                add_u32(&mut self.want[range], value);
             }
-            Op::GpuCopy { from, to } => {
-                let (from, to) = (self.within(from, 4), self.within(to, 4));
-                let len = from.len().min(to.len());
-                let (from, to) = (from.start..from.start + len, to.start..to.start + len);
-                // What a copy to itself gives depends on its order.
-                if from.end <= to.start || to.end <= from.start {
+            Op::GpuCopy { .. } => {
+                if let Some((from, to, len)) = parts(op, want.len()) {
                     self.compute(Work::Copy {
-                        dst: open.map.addr() + to.start,
-                        src: open.map.addr() + from.start,
+                        dst: open.map.addr() + to,
+                        src: open.map.addr() + from,
                         count: len / 4,
                     })?;
-                    self.want.copy_within(from, to.start);
                 }
             }
             Op::GpuRead(span) => self.checksum(&self.within(span, 4))?,
             Op::MirrorSend(span) => {
                 let pages = pages(&self.within(span, 1));
-                open.map.touch_read(pages.clone());
+                access.touch(&open.map, pages.clone())?;
                 mirror.send(&open.map, pages)?;
             }
             Op::MirrorRecall(span) => mirror.recall(&open.map, pages(&self.within(span, 1)))?,
             Op::MirrorRead(span) => {
                 let range = self.within(span, PAGE);
                 let got = mirror.read(&open.map, pages(&range))?;
-                same(&got, &self.want[range.clone()], range.start)?;
+                same(&got, &want[range.clone()], range.start)?;
             }
             Op::MirrorWrite { span, seed } => {
                 let range = self.within(span, PAGE);
                 let mut bytes = bytes(seed, range.len());
                 mirror.write(&open.map, pages(&range), &mut bytes)?;
-                self.put(range.start, &bytes);
             }
+            Op::Fault(_) => anyhow::bail!("this is for --faults"),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Has the GPU compute, if there is something to compute on.
     fn compute(&self, work: Work) -> Result<u64> {
-        match work.argument().count {
-            0 => Ok(0),
-            _ => Ok(self.devices.gpu.compute(work)?),
+        if work.argument().count == 0 {
+            return Ok(0);
+        }
+        let ended = self.devices.gpu.borrow().run(work)?;
+        match ended.status {
+            0 => Ok(ended.result),
+            status => Err(Errno::from_raw(-status))
+                .with_context(|| format!("a GPU job at address {:#x}", ended.fault_addr)),
         }
     }
 
@@ -436,34 +394,42 @@ impl<'a> Exercise<'a> {
             src: self.open()?.map.addr() + range.start,
             count: range.len() / 4,
         })?;
-        let want = &self.want[range.clone()];
+        let want = &self.book.now()[range.clone()];
         if range.is_empty() || sum == Checksum::of(want) {
             return Ok(());
         }
-        let cpu = match same(&self.open()?.map.read(range.clone()), want, range.start) {
+        let got = self.access.load(&self.open()?.map, range.clone())?;
+        let cpu = match same(&got, want, range.start) {
             Ok(()) => "the CPU sees what must be there".to_owned(),
             Err(error) => format!("by the CPU {error}"),
         };
-        bail!("the GPU's checksum of {range:#x?} is wrong, and {cpu}")
+        let text = format!("the GPU's checksum of {range:#x?} is wrong, and {cpu}");
+        Err(Differs::sum(text).into())
     }
 
-    fn look(&mut self, look: Look) -> Result<()> {
+    /// Looks at all of the file.
+    pub(crate) fn look(&self, look: Look) -> Result<()> {
         let open = self.open()?;
-        let len = self.want.len();
+        let want = self.book.now();
         let size = open.file.metadata()?.len();
         ensure!(
-            size == len as u64,
-            "the file has {size} bytes instead of {len}"
+            size == want.len() as u64,
+            "the file has {size} bytes instead of {}",
+            want.len()
         );
         match look {
             Look::Size => Ok(()),
-            Look::Gpu => self.checksum(&(0..len / 4 * 4)),
+            Look::Gpu => self.checksum(&(0..want.len() / 4 * 4)),
             Look::Read => {
-                let mut got = vec![0; len];
-                open.file.read_exact_at(&mut got, 0)?;
-                same(&got, &self.want, 0)
+                let mut got = vec![0; want.len()];
+                open.file
+                    .read_exact_at(&mut got, 0)
+                    .map_err(anyhow::Error::from)
+                    .and_then(|()| Ok(same(&got, want, 0)?))
             }
-            Look::Map => same(&open.map.read(0..len), &self.want, 0),
+            Look::Map => (self.access.load(&open.map, 0..want.len()))
+                .map_err(anyhow::Error::from)
+                .and_then(|got| Ok(same(&got, want, 0)?)),
         }
         .with_context(|| format!("looked at by {look:?}"))
     }

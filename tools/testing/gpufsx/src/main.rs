@@ -4,22 +4,34 @@
 //!
 //! A run is made of sequences, each on a new file ([`step`], [`exercise`]). All of it follows from the
 //! seed. A sequence that fails is made shorter as long as it fails, and printed as a script that
-//! `--replay` takes.
+//! `--replay` takes. With `--faults` things go wrong meanwhile ([`campaign`], [`rules`], [`book`]).
 
+mod access;
+mod book;
+mod campaign;
 mod crowd;
+mod differs;
+mod effect;
 mod exercise;
+mod faults;
+#[allow(dead_code, reason = "the selftests need all of it")]
+#[path = "../../selftests/mm/devcache/src/knobs.rs"]
+mod knobs;
 mod mirror;
+mod rules;
 mod step;
 
 use anyhow::Context;
 use anyhow::Result;
+use campaign::Campaign;
 use clap::Parser;
+use devcache_selftests::figures::Figures;
 use devcache_selftests::kmsg;
 use devcache_selftests::ktap::Ktap;
 use devcache_selftests::ktap::Verdict;
 use devcache_selftests::mount::FileSystem;
-use devcache_selftests::mount::Mount;
 use devcache_selftests::random::Random;
+use devcache_selftests::scratch::Scratch;
 use devcache_selftests::swap::Swap;
 use devcache_selftests::tally::Tally;
 use exercise::Devices;
@@ -32,6 +44,7 @@ use proptest::test_runner::TestCaseError;
 use proptest::test_runner::TestError;
 use proptest::test_runner::TestRng;
 use proptest::test_runner::TestRunner;
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -66,6 +79,11 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
+    /// Let things go wrong meanwhile: copies and memory of the GPU, the GPU itself, space on the file
+    /// system, allocations of the kernel. The files are on file systems of these types made for it.
+    #[arg(long)]
+    faults: bool,
+
     /// Instead of random operations do those that an earlier run printed.
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
@@ -97,17 +115,56 @@ fn runner(seed: u64) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed))
 }
 
-/// Does the steps on a new file.
-fn exercise(devices: &Devices, mount: &Mount, steps: &[Step]) -> Result<()> {
-    Exercise::new(devices, mount)?.run(steps)
+/// What operations are done with and on.
+struct Ground<'a> {
+    devices: &'a Devices,
+    fs: &'a FileSystem,
+    faults: bool,
+    /// The file system made for it.
+    scratch: RefCell<Option<Scratch>>,
+    /// What went wrong, and what was made of it.
+    figures: RefCell<Figures>,
+}
+
+impl Ground<'_> {
+    /// Does the steps on a new file.
+    fn exercise(&self, steps: &[Step]) -> Result<()> {
+        if !self.faults {
+            let mount = self.fs.mount()?;
+            let mut exercise = Exercise::new(self.devices, &mount, false)?;
+            return exercise.run(steps);
+        }
+        let left = self.scratch.take();
+        let scratch = match left.filter(|scratch| scratch.file_system().mount().is_ok()) {
+            Some(scratch) => scratch,
+            None => scratch(&self.fs.kind)?,
+        };
+        let mount = scratch.file_system().mount()?;
+        let result =
+            Campaign::new(self.devices, &mount, &self.figures).and_then(|mut it| it.run(steps));
+        self.scratch.replace(Some(scratch));
+        result
+    }
+}
+
+/// A file system that may be filled.
+fn scratch(kind: &str) -> Result<Scratch> {
+    match kind {
+        "tmpfs" => Scratch::in_memory("tmpfs", "size=16M"),
+        "ext4" => Scratch::on_disk("ext4", 64, &[], "defaults"),
+        // Without delayed allocation: XFS complains of space that stays reserved for pages that were
+        // lost, as it does after memory failures.
+        "xfs" => Scratch::on_disk("xfs", 320, &["-d", "extszinherit=1"], "defaults"),
+        "btrfs" => Scratch::on_disk("btrfs", 256, &[], "defaults"),
+        other => anyhow::bail!("no {other} is made for faults"),
+    }
 }
 
 /// Does random operations, as many and for as long as `options` say, until one fails. Gives the number
 /// of those that did not.
 fn random(
     options: &Options,
-    devices: &Devices,
-    mount: &Mount,
+    ground: &Ground<'_>,
     report: &mut Ktap<io::Stdout>,
 ) -> Result<(usize, Option<Failure>)> {
     let length = usize::try_from(options.length)?;
@@ -119,17 +176,21 @@ fn random(
             break;
         }
         let mut runner = runner(seed);
-        let sequence = step::sequences(length)
+        let sequence = step::sequences(length, ground.faults)
             .new_tree(&mut runner)
             .map_err(|reason| anyhow::anyhow!("no sequence: {reason}"))?;
         let operations = sequence.current().len();
         kmsg::note(&format!(
             "gpufsx: {}: seed {seed}, after {done} operations",
-            mount.kind
+            ground.fs.kind
         ))?;
         let result = runner.run_one(sequence, |steps| {
-            exercise(devices, mount, &steps)
-                .map_err(|error| TestCaseError::fail(format!("{error:#}")))
+            ground.exercise(&steps).map_err(|error| {
+                let reason = format!("{error:#}");
+                // To make it shorter takes a while. If the log cannot be written, the report has it.
+                let _ = kmsg::note(&format!("gpufsx: {} steps: {reason}", steps.len()));
+                TestCaseError::fail(reason)
+            })
         });
         match result {
             Ok(_) => done += operations,
@@ -146,7 +207,7 @@ fn random(
             Err(TestError::Abort(reason)) => anyhow::bail!("given up: {reason}"),
         }
         if told.elapsed() > PROGRESS {
-            report.diagnostic(&format!("{done} operations on {}", mount.kind))?;
+            report.diagnostic(&format!("{done} operations on {}", ground.fs.kind))?;
             told = Instant::now();
         }
     }
@@ -174,9 +235,15 @@ fn test(
     fs: &FileSystem,
     report: &mut Ktap<io::Stdout>,
 ) -> Result<Verdict> {
-    let mount = fs.mount()?;
+    let ground = Ground {
+        devices,
+        fs,
+        faults: options.faults,
+        scratch: RefCell::default(),
+        figures: RefCell::default(),
+    };
     // What is not on a disk can be in swap.
-    let swap = match mount.on_disk() {
+    let swap = match fs.mount()?.on_disk() {
         true => None,
         false => Some(Swap::on()),
     };
@@ -185,10 +252,10 @@ fn test(
     }
     let before = Tally::now()?;
     let (done, failure) = match &options.replay {
-        None => random(options, devices, &mount, report)?,
+        None => random(options, &ground, report)?,
         Some(path) => {
             let steps = script(path)?;
-            let result = exercise(devices, &mount, &steps);
+            let result = ground.exercise(&steps);
             let failure = result.err().map(|error| Failure {
                 seed: options.seed,
                 after: 0,
@@ -198,8 +265,10 @@ fn test(
             (steps.len(), failure)
         }
     };
-    let figures = Tally::now()?.since(before).figures();
-    report.diagnostic(&figures.with(done as u64, "operations").to_string())?;
+    let mut figures = Tally::now()?.since(before).figures();
+    figures.add(done as u64, "operations");
+    figures.add_all(&ground.figures.borrow());
+    report.diagnostic(&figures.to_string())?;
     let Some(failure) = failure else {
         return Ok(Verdict::Pass);
     };

@@ -24,6 +24,11 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    #[cfg(test)]
+    pub(crate) fn new(at: usize, len: usize) -> Self {
+        Span { at, len }
+    }
+
     /// The part of the first `size` bytes that this is, from and to multiples of `unit`. Empty only if
     /// there is not one unit.
     pub(crate) fn within(self, size: usize, unit: usize) -> Range<usize> {
@@ -40,6 +45,23 @@ impl Span {
         let len = prop_oneof![1..64_usize, 1..3 * 4096_usize, 1..MAX];
         (0..MAX, len).prop_map(|(at, len)| Span { at, len })
     }
+}
+
+/// Something that goes wrong from then on, or no longer does.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Fault {
+    /// So many copies by the GPU fail, beginning with the next.
+    CopyError(u32),
+    /// So many copies to the GPU store what cannot be read again.
+    Poison(u32),
+    /// The GPU is no longer on the bus.
+    Vanish,
+    /// The file system has no free space.
+    Fill,
+    /// Of the allocations that the next operation makes, this one fails.
+    Starve(u32),
+    /// Nothing does any more.
+    Off,
 }
 
 /// Something that is done to the file. What is written follows from `seed`.
@@ -109,6 +131,8 @@ pub(crate) enum Op {
     MirrorRead(Span),
     /// It writes.
     MirrorWrite { span: Span, seed: u64 },
+    /// Not to the file: see [`Fault`].
+    Fault(Fault),
 }
 
 /// How the whole file is looked at.
@@ -175,17 +199,44 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Sequences of up to `len` steps.
-pub(crate) fn sequences(len: usize) -> impl Strategy<Value = Vec<Step>> {
+fn fault() -> impl Strategy<Value = Fault> {
+    prop_oneof![
+        6 => (1..8_u32).prop_map(Fault::CopyError),
+        4 => (1..8_u32).prop_map(Fault::Poison),
+        2 => Just(Fault::Vanish),
+        3 => Just(Fault::Fill),
+        12 => prop_oneof![1..4_u32, 1..40_u32].prop_map(Fault::Starve),
+        6 => Just(Fault::Off),
+    ]
+}
+
+/// An operation, or a fault. What a child meets it could tell only as text, so it is met here.
+fn op_or_fault() -> impl Strategy<Value = Op> {
+    let op = op().prop_map(|op| match op {
+        Op::ForkWrite { span, seed } => Op::MapWrite { span, seed },
+        op => op,
+    });
+    prop_oneof![
+        8 => op,
+        1 => fault().prop_map(Op::Fault),
+    ]
+}
+
+/// Sequences of up to `len` steps, with faults or without.
+pub(crate) fn sequences(len: usize, faults: bool) -> BoxedStrategy<Vec<Step>> {
     let look = prop_oneof![
         4 => Just(Look::Size),
         4 => Just(Look::Gpu),
         1 => Just(Look::Read),
         1 => Just(Look::Map),
     ];
-    let crowd = prop::bool::weighted(0.1);
-    let step = (op(), crowd, look).prop_map(|(op, crowd, look)| Step { op, crowd, look });
-    vec(step, 1..=len)
+    let (op, crowd) = match faults {
+        true => (op_or_fault().boxed(), 0.0),
+        false => (op().boxed(), 0.1),
+    };
+    let crowd = prop::bool::weighted(crowd);
+    let step = (op, crowd, look).prop_map(|(op, crowd, look)| Step { op, crowd, look });
+    vec(step, 1..=len).boxed()
 }
 
 #[cfg(test)]

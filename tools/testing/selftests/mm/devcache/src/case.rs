@@ -6,8 +6,9 @@ use anyhow::Result;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::mount::FileSystem;
 use devcache_selftests::mount::Mount;
+pub(crate) use devcache_selftests::skip::skip;
+pub(crate) use devcache_selftests::skip::Skip;
 use std::cell::OnceCell;
-use std::fmt;
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -94,23 +95,6 @@ impl Case {
             ..self
         }
     }
-}
-
-/// The reason why a test says nothing here; the error that makes it a skip instead of a failure.
-#[derive(Debug)]
-pub(crate) struct Skip(pub(crate) String);
-
-impl fmt::Display for Skip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Skip {}
-
-/// Ends a test that says nothing here.
-pub(crate) fn skip<T>(reason: impl Into<String>) -> Result<T> {
-    Err(Skip(reason.into()).into())
 }
 
 /// What a test is given.

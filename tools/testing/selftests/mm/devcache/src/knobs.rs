@@ -4,11 +4,11 @@
 //! The knobs are registers in the model's PCI configuration space, described in
 //! `drivers/gpu/drm/vsvm/hw/inject.rs`.
 
-use crate::case::skip;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
 use devcache_selftests::gpu::Gpu;
+use devcache_selftests::skip::skip;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;

@@ -7,9 +7,11 @@
 //!
 //! The layer is thin on purpose: one method per system call, errors as the kernel gave them.
 
+pub mod bus;
 pub mod cgroup;
 pub mod child;
 pub mod extent;
+pub mod failing;
 pub mod figures;
 pub mod gpu;
 pub mod gup;
@@ -23,6 +25,7 @@ pub mod perf;
 pub mod random;
 pub mod ring;
 pub mod scratch;
+pub mod skip;
 pub mod stats;
 pub mod swap;
 pub mod syncobj;

@@ -8,7 +8,6 @@
 //! The faults of the GPU are served by whatever worker takes them from the queue, so there is no task to
 //! count for. What is counted there is what the driver asks for, found by its address on the stack.
 
-use crate::case::skip;
 use crate::case::Case;
 use crate::case::Ctx;
 use crate::cases::errors::loses;
@@ -17,12 +16,14 @@ use crate::resident::Touch;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
+use devcache_selftests::failing::set;
+use devcache_selftests::failing::switch_on;
+use devcache_selftests::failing::Injection;
 use devcache_selftests::gpu::Direction;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::PAGE;
 use std::fs;
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -64,53 +65,6 @@ const ALLOCATIONS: u32 = 5000;
 /// pages.
 const OBJECTS: (&str, u32) = ("failslab", 32);
 const WHOLE_PAGES: (&str, u32) = ("fail_page_alloc", 1);
-
-/// Writes an attribute of the fault injection.
-fn set(folder: &str, attribute: &str, value: impl ToString) -> Result<()> {
-    let path = Path::new("/sys/kernel/debug").join(folder).join(attribute);
-    fs::write(&path, value.to_string()).with_context(|| format!("set {}", path.display()))
-}
-
-/// Has allocations of every kind take part in the fault injection.
-fn switch_on() -> Result<()> {
-    if !Path::new("/sys/kernel/debug/failslab").exists() {
-        return skip("the kernel has no fault injection");
-    }
-    for (folder, _) in [OBJECTS, WHOLE_PAGES] {
-        set(folder, "verbose", 0)?;
-        set(folder, "ignore-gfp-wait", "N")?;
-    }
-    set("fail_page_alloc", "ignore-gfp-highmem", "N")?;
-    set("fail_page_alloc", "min-order", 0)
-}
-
-/// The fault injection of the kernel for the allocations of this thread.
-struct Injection {
-    fail_nth: &'static Path,
-}
-
-impl Injection {
-    fn new() -> Result<Self> {
-        switch_on()?;
-        Ok(Injection {
-            fail_nth: Path::new("/proc/thread-self/fail-nth"),
-        })
-    }
-
-    /// Does something with its `nth` allocation failing. Returns what came of it, and whether there
-    /// were that many.
-    fn with<T>(&self, nth: u32, work: impl FnOnce() -> T) -> Result<(T, bool)> {
-        // Opened in advance: nothing in between may allocate that is not meant.
-        let file = File::options().read(true).write(true).open(self.fail_nth)?;
-        file.write_at(nth.to_string().as_bytes(), 0)?;
-        let result = work();
-        let mut left = [0; 16];
-        let len = file.read_at(&mut left, 0)?;
-        let failed = left[..len].trim_ascii() == b"0";
-        file.write_at(b"0", 0)?;
-        Ok((result, failed))
-    }
-}
 
 /// Calls `attempt` with 1, 2, and so on, until it says that no allocation failed. Returns how many
 /// there were.

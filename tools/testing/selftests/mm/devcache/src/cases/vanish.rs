@@ -11,8 +11,6 @@ use crate::cases::errors::fsync_fails_once;
 use crate::cases::errors::load_is_sigbus;
 use crate::cases::errors::loses;
 use crate::cases::errors::sigbus;
-use crate::cases::lifecycle::wait_for_gpu;
-use crate::cases::lifecycle::Unbound;
 use crate::check::refused;
 use crate::check::same;
 use crate::check::same_bytes;
@@ -22,8 +20,8 @@ use crate::resident::send;
 use crate::resident::Resident;
 use crate::resident::Touch;
 use anyhow::ensure;
-use anyhow::Context;
 use anyhow::Result;
+use devcache_selftests::bus;
 use devcache_selftests::gpu::Direction;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
@@ -77,22 +75,13 @@ fn is_of_no_use(gpu: &Gpu, map: &Map) -> Result<()> {
 
 /// Unbinds the driver, lets the device come back, and has the bus find it.
 fn bring_back(knobs: Knobs) -> Result<()> {
-    let unbound = soon("unbinding", Unbound::now)?;
+    let device = knobs.device.clone();
+    soon("unbinding", || bus::unbind(&device))?;
     knobs.set(Knob::Gone, 0)?;
-    fs::write(knobs.device.join("remove"), "1").context("remove the function")?;
+    bus::remove(&device)?;
     // The function they belong to exists no more.
-    std::mem::forget((unbound, knobs));
-    rescan()
-}
-
-/// Has the bus look for devices until the GPU is there.
-fn rescan() -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    while Gpu::open_detached().is_err() && Instant::now() < end {
-        fs::write("/sys/bus/pci/rescan", "1").context("rescan the bus")?;
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    wait_for_gpu()
+    std::mem::forget(knobs);
+    bus::rescan(&device)
 }
 
 /// Everything works for a new file.
@@ -213,9 +202,8 @@ fn and_remove(ctx: &Ctx) -> Result<()> {
     ctx.gpu()?.compute(Work::add(&map, 1))?;
     let knobs = Knobs::new()?;
     knobs.set(Knob::Gone, MOMENT)?;
-    soon("removing", || {
-        Ok(fs::write(knobs.device.join("remove"), "1")?)
-    })?;
+    let device = knobs.device.clone();
+    soon("removing", || bus::remove(&device))?;
     refused(
         "a job",
         ctx.gpu()?.submit(Work::add(&map, 1)),
@@ -224,6 +212,6 @@ fn and_remove(ctx: &Ctx) -> Result<()> {
 
     // The function they belong to exists no more.
     std::mem::forget(knobs);
-    rescan()?;
+    bus::rescan(&device)?;
     works(ctx)
 }

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+//! With which errnos an operation may fail while something is wrong: pure, and the whole of it.
+//!
+//! ====================  =====================================================================
+//! wrong                 may say
+//! ====================  =====================================================================
+//! pages were lost       on a disk: ``fsync()`` EIO, once; so do operations that write back before
+//!                       they do something else. On tmpfs: EIO, or EFAULT through a mapping.
+//! VRAM is poisoned      the GPU EIO
+//! the GPU is gone       the GPU EIO or ENODEV
+//! no space              what writes ENOSPC, or EFAULT through a mapping
+//! an allocation failed  everything ENOMEM, or EFAULT through a mapping
+//! ====================  =====================================================================
+
+use crate::step::Look;
+use crate::step::Op;
+use nix::errno::Errno;
+
+/// What kind of operation it is, as far as errors are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// read(2) and the like.
+    Read,
+    /// write(2).
+    Write,
+    /// Writes what is dirty before it does something else.
+    Flush { writes: bool },
+    /// Tells of errors of writeback: fsync(2), msync(2).
+    Sync,
+    /// Loads and stores through a mapping.
+    Map,
+    /// The GPU, which has a mapping too.
+    Gpu,
+    /// The other device, which has one too.
+    Mirror,
+    /// Nothing that takes part.
+    Other,
+}
+
+impl Kind {
+    /// That of an operation.
+    pub(crate) fn of(op: &Op) -> Self {
+        match op {
+            Op::Read(_) | Op::RingRead(_) => Kind::Read,
+            Op::Write { .. } => Kind::Write,
+            Op::DirectRead(_) => Kind::Flush { writes: false },
+            Op::DirectWrite { .. }
+            | Op::Truncate(_)
+            | Op::Punch(_)
+            | Op::Zero(_)
+            | Op::Preallocate(_)
+            | Op::Compress(_)
+            | Op::Collapse(_)
+            | Op::Insert(_) => Kind::Flush { writes: true },
+            Op::Fsync | Op::Msync => Kind::Sync,
+            Op::MapRead(_) | Op::MapWrite { .. } | Op::ForkWrite { .. } => Kind::Map,
+            Op::PrivateWrite { gpu: false, .. } => Kind::Map,
+            Op::PrivateWrite { gpu: true, .. }
+            | Op::Send { .. }
+            | Op::Recall(_)
+            | Op::GpuFill { .. }
+            | Op::GpuAdd { .. }
+            | Op::GpuCopy { .. }
+            | Op::GpuRead(_) => Kind::Gpu,
+            Op::MirrorSend(_)
+            | Op::MirrorRecall(_)
+            | Op::MirrorRead(_)
+            | Op::MirrorWrite { .. } => Kind::Mirror,
+            Op::DropCaches | Op::Reclaim(_) | Op::PageOut(_) | Op::Remount | Op::Fault(_) => {
+                Kind::Other
+            }
+        }
+    }
+
+    /// That of a look.
+    pub(crate) fn of_look(look: Look) -> Self {
+        match look {
+            Look::Size => Kind::Other,
+            Look::Gpu => Kind::Gpu,
+            Look::Read => Kind::Read,
+            Look::Map => Kind::Map,
+        }
+    }
+
+    /// Whether allocations may be made to fail. File systems on a disk take it for an error of their own
+    /// if one does while they change how a file lies there: they note it on the disk, or stop writing.
+    pub(crate) fn may_starve(self, on_disk: bool) -> bool {
+        match self {
+            Kind::Other => false,
+            Kind::Write | Kind::Flush { writes: true } | Kind::Sync => !on_disk,
+            _ => true,
+        }
+    }
+
+    fn maps(self) -> bool {
+        matches!(self, Kind::Map | Kind::Gpu | Kind::Mirror)
+    }
+
+    fn writes(self) -> bool {
+        matches!(self, Kind::Write | Kind::Flush { writes: true })
+    }
+}
+
+/// Whether fsync(2) has to tell of a loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Owed {
+    /// No.
+    #[default]
+    Nothing,
+    /// If what was lost was dirty, which cannot be seen.
+    Perhaps,
+    /// Yes: something is older now.
+    Error,
+}
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Trouble {
+    /// The file is on a disk.
+    pub(crate) on_disk: bool,
+    /// Pages were lost while this was done.
+    pub(crate) lost: bool,
+    /// See there.
+    pub(crate) owed: Owed,
+    /// Of what was lost, what writes back was not told yet.
+    pub(crate) flagged: bool,
+    /// The GPU may have memory that cannot be read.
+    pub(crate) poisoned: bool,
+    /// There is no GPU.
+    pub(crate) gone: bool,
+    /// There is no space.
+    pub(crate) full: bool,
+    /// An allocation failed while this was done.
+    pub(crate) starved: bool,
+}
+
+impl Trouble {
+    /// All errnos that an operation may fail with.
+    pub(crate) fn errnos(&self, kind: Kind) -> Vec<Errno> {
+        let rules = [
+            (
+                self.lost && !self.on_disk && matches!(kind, Kind::Read | Kind::Write),
+                Errno::EIO,
+            ),
+            (
+                self.lost && !self.on_disk && matches!(kind, Kind::Flush { .. }),
+                Errno::EIO,
+            ),
+            (self.lost && !self.on_disk && kind.maps(), Errno::EFAULT),
+            (
+                self.on_disk && kind == Kind::Sync && (self.lost || self.owed != Owed::Nothing),
+                Errno::EIO,
+            ),
+            (
+                self.on_disk && matches!(kind, Kind::Flush { .. }) && (self.lost || self.flagged),
+                Errno::EIO,
+            ),
+            (self.poisoned && kind == Kind::Gpu, Errno::EIO),
+            (self.gone && kind == Kind::Gpu, Errno::EIO),
+            (self.gone && kind == Kind::Gpu, Errno::ENODEV),
+            (self.full && kind.writes(), Errno::ENOSPC),
+            (self.full && kind.maps(), Errno::EFAULT),
+            (self.starved, Errno::ENOMEM),
+            (self.starved && kind.maps(), Errno::EFAULT),
+        ];
+        let hold = rules.into_iter().filter(|(holds, _)| *holds);
+        hold.map(|(_, errno)| errno).collect()
+    }
+
+    /// Whether an operation that succeeded should have failed.
+    pub(crate) fn must_fail(&self, kind: Kind) -> bool {
+        self.on_disk && kind == Kind::Sync && self.owed == Owed::Error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: Trouble = Trouble {
+        on_disk: true,
+        lost: false,
+        owed: Owed::Nothing,
+        flagged: false,
+        poisoned: false,
+        gone: false,
+        full: false,
+        starved: false,
+    };
+
+    const KINDS: [Kind; 9] = [
+        Kind::Read,
+        Kind::Write,
+        Kind::Flush { writes: false },
+        Kind::Flush { writes: true },
+        Kind::Sync,
+        Kind::Map,
+        Kind::Gpu,
+        Kind::Mirror,
+        Kind::Other,
+    ];
+
+    #[test]
+    fn nothing_fails_while_nothing_is_wrong() {
+        for kind in KINDS {
+            assert!(DISK.errnos(kind).is_empty() && !DISK.must_fail(kind));
+        }
+    }
+
+    #[test]
+    fn a_disk_has_something_to_read() {
+        let trouble = Trouble { lost: true, ..DISK };
+        for kind in [Kind::Read, Kind::Write, Kind::Map, Kind::Gpu, Kind::Mirror] {
+            assert!(trouble.errnos(kind).is_empty(), "{kind:?}");
+        }
+        assert_eq!(trouble.errnos(Kind::Sync), [Errno::EIO]);
+        assert!(!trouble.must_fail(Kind::Sync));
+    }
+
+    #[test]
+    fn what_is_owed_must_be_told() {
+        let owed = Owed::Error;
+        let trouble = Trouble { owed, ..DISK };
+        assert!(trouble.must_fail(Kind::Sync) && !trouble.must_fail(Kind::Read));
+        let owed = Owed::Perhaps;
+        let trouble = Trouble { owed, ..DISK };
+        assert!(!trouble.must_fail(Kind::Sync));
+        assert_eq!(trouble.errnos(Kind::Sync), [Errno::EIO]);
+    }
+
+    #[test]
+    fn tmpfs_has_no_other_copy() {
+        let trouble = Trouble {
+            on_disk: false,
+            lost: true,
+            ..DISK
+        };
+        assert_eq!(trouble.errnos(Kind::Read), [Errno::EIO]);
+        assert_eq!(trouble.errnos(Kind::Map), [Errno::EFAULT]);
+        assert!(trouble.errnos(Kind::Sync).is_empty());
+    }
+
+    #[test]
+    fn disks_are_not_starved_while_they_write() {
+        assert!(Kind::Read.may_starve(true) && Kind::Map.may_starve(true));
+        assert!(!Kind::Write.may_starve(true) && Kind::Write.may_starve(false));
+    }
+
+    #[test]
+    fn no_space_does_not_keep_from_reading() {
+        let trouble = Trouble { full: true, ..DISK };
+        assert!(trouble.errnos(Kind::Read).is_empty());
+        assert_eq!(trouble.errnos(Kind::Write), [Errno::ENOSPC]);
+        assert_eq!(trouble.errnos(Kind::Gpu), [Errno::EFAULT]);
+    }
+}

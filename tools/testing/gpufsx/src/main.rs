@@ -17,7 +17,6 @@ mod faults;
 #[allow(dead_code, reason = "the selftests need all of it")]
 #[path = "../../selftests/mm/devcache/src/knobs.rs"]
 mod knobs;
-mod mirror;
 mod rules;
 mod step;
 

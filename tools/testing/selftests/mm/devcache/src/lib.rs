@@ -18,6 +18,7 @@ pub mod gup;
 pub mod kmsg;
 pub mod ktap;
 pub mod map;
+pub mod mirror;
 pub mod model;
 pub mod mount;
 pub mod pagemap;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Files on tmpfs between three places: system memory, swap and the device.
 
+use crate::case::skip;
 use crate::case::Case;
 use crate::case::Ctx;
 use crate::resident::Resident;
@@ -8,7 +9,9 @@ use crate::resident::Touch;
 use anyhow::ensure;
 use anyhow::Result;
 use devcache_selftests::cgroup::Cgroup;
+use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
+use devcache_selftests::mirror::Mirror;
 use devcache_selftests::stats::Counters;
 use devcache_selftests::swap::Swap;
 use devcache_selftests::sys;
@@ -20,6 +23,7 @@ use std::time::Duration;
 pub(crate) const CASES: &[Case] = &[
     Case::only("tmpfs", "swap_out_after_return", swap_out_after_return),
     Case::only("tmpfs", "swapped_pages_move", swapped_pages_move),
+    Case::only("tmpfs", "device_writes_to_read_pages", device_writes),
     Case::only("tmpfs", "swap_in_truncate", swap_in_truncate),
     Case::only("tmpfs", "swap_under_pressure", swap_under_pressure).limit(120),
 ];
@@ -56,6 +60,31 @@ fn swap_out_after_return(ctx: &Ctx) -> Result<()> {
     file.map_is_right()?;
     page_out(&file.map, 0..32)?;
     file.is_right()
+}
+
+/// Pages that were only read are mapped writable and clean. What a device writes to them where they are
+/// is swapped out later, and in: by the GPU, and by the device of `lib/test_hmm.c`.
+fn device_writes(ctx: &Ctx) -> Result<()> {
+    const PAGES: usize = 16;
+    let Ok(mirror) = Mirror::open() else {
+        return skip("there is no device of lib/test_hmm.c");
+    };
+    let _swap = Swap::on()?;
+    let file = ctx.file("clean")?;
+    file.set_len((2 * PAGES * PAGE) as u64)?;
+    let map = Map::shared(&file, 2 * PAGES * PAGE)?;
+    map.touch_read(0..2 * PAGES);
+
+    mirror.write(&map, 0..PAGES, &mut [3; PAGES * PAGE])?;
+    ctx.gpu()?.compute(Work::Fill {
+        dst: map.page_addr(PAGES),
+        count: PAGES * PAGE / 4,
+        value: 0x0303_0303,
+    })?;
+    page_out(&map, 0..2 * PAGES)?;
+    let wrong = map.read_all().iter().position(|&byte| byte != 3);
+    ensure!(wrong.is_none(), "the byte at {wrong:#x?} is wrong");
+    Ok(())
 }
 
 /// Pages in swap are read in when they are touched, move, and nothing of them is left in swap to come

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The second device: that of lib/test_hmm.c, which is no hardware but has device memory and page tables
-//! of its own.
+//! The device of lib/test_hmm.c, which is no hardware but has device memory and page tables of its own.
 
+use crate::map::Map;
+use crate::sys;
+use crate::PAGE;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
-use devcache_selftests::map::Map;
-use devcache_selftests::PAGE;
 use nix::errno::Errno;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 
 /// The first of its devices with private memory.
 const NODE: &str = "/dev/hmm_dmirror0";
@@ -34,10 +33,11 @@ const TO_SYSTEM: libc::Ioctl = nix::request_code_readwrite!(b'H', 3, size_of::<C
 
 /// The device, with the address space of this process.
 #[derive(Debug)]
-pub(crate) struct Mirror(File);
+pub struct Mirror(File);
 
 impl Mirror {
-    pub(crate) fn open() -> Result<Self> {
+    /// Opens it; every open file is a device of its own.
+    pub fn open() -> Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(NODE);
         Ok(Mirror(file.with_context(|| format!("open {NODE}"))?))
     }
@@ -60,20 +60,11 @@ impl Mirror {
             npages: pages.len() as u64,
             ..Default::default()
         };
-        // SAFETY: The requests take this structure. Pages are copied from or to the buffer, which
-        // has room for them and is ours alone.
-        let result = unsafe {
-            libc::ioctl(
-                self.0.as_raw_fd(),
-                request,
-                std::ptr::from_mut(&mut command),
-            )
-        };
-        Errno::result(result).map(drop)
+        sys::ioctl(&self.0, request, &mut command)
     }
 
     /// Moves pages to the device, as far as they can be moved.
-    pub(crate) fn send(&self, map: &Map, pages: Range<usize>) -> Result<()> {
+    pub fn send(&self, map: &Map, pages: Range<usize>) -> Result<()> {
         let mut buffer = vec![0; pages.len() * PAGE];
         match self.perform(TO_DEVICE, map, &pages, &mut buffer) {
             // None of them could be moved.
@@ -83,13 +74,13 @@ impl Mirror {
     }
 
     /// Moves pages back from it.
-    pub(crate) fn recall(&self, map: &Map, pages: Range<usize>) -> Result<()> {
+    pub fn recall(&self, map: &Map, pages: Range<usize>) -> Result<()> {
         self.perform(TO_SYSTEM, map, &pages, &mut vec![0; pages.len() * PAGE])
             .context("hmm_dmirror migrates to the system")
     }
 
     /// What the device reads there.
-    pub(crate) fn read(&self, map: &Map, pages: Range<usize>) -> Result<Vec<u8>> {
+    pub fn read(&self, map: &Map, pages: Range<usize>) -> Result<Vec<u8>> {
         let mut bytes = vec![0; pages.len() * PAGE];
         self.perform(READ, map, &pages, &mut bytes)
             .context("hmm_dmirror reads")?;
@@ -97,7 +88,7 @@ impl Mirror {
     }
 
     /// Has the device write whole pages.
-    pub(crate) fn write(&self, map: &Map, pages: Range<usize>, bytes: &mut [u8]) -> Result<()> {
+    pub fn write(&self, map: &Map, pages: Range<usize>, bytes: &mut [u8]) -> Result<()> {
         ensure!(
             bytes.len() == pages.len() * PAGE,
             "these are no whole pages"

@@ -31,22 +31,29 @@ pub struct Args {
     #[arg(long)]
     guest: PathBuf,
 
+    #[command(flatten)]
+    runs: Runs,
+}
+
+/// What all runs of a guest have in common.
+#[derive(clap::Args)]
+pub struct Runs {
     /// Folder for the console logs.
     #[arg(long)]
-    logs: PathBuf,
+    pub logs: PathBuf,
 
     /// Multiplies the time limits, for slow kernels.
     #[arg(long, default_value_t = 1)]
-    patience: u32,
+    pub patience: u32,
 
     /// More of the kernel's command line, in every run.
     #[arg(long, default_value = "")]
-    append: String,
+    pub append: String,
 }
 
 /// Runs all of it.
 pub fn check(args: &Args, results: &Path) -> Result<()> {
-    let selftests = format!("devcache-selftests --patience {}", args.patience);
+    let selftests = format!("devcache-selftests --patience {}", args.runs.patience);
     report::group(results, "KUnit", || {
         let mut run = Run::new(args, "kunit", "kunit.enable=1");
         run.command.args(["--gpu", "0", "--", "true"]);
@@ -56,7 +63,7 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
     })?;
     let storm = format!(
         "devcache-storm cases --short --seconds 2 --patience {}",
-        args.patience
+        args.runs.patience
     );
     // Some of these put a file in the current directory. The benchmark does nothing that others do
     // not, and fails where two minutes are not enough for it.
@@ -75,7 +82,7 @@ pub fn check(args: &Args, results: &Path) -> Result<()> {
         })?;
     }
     report::group(results, "power cuts", || {
-        let (outcomes, _) = power_cuts(&args.kernel, &args.guest, &args.append, CUTS, 1)?;
+        let (outcomes, _) = power_cuts(&args.kernel, &args.guest, &args.runs.append, CUTS, 1)?;
         Ok(outcomes)
     })?;
     report::group(results, "broken rules", || {
@@ -117,10 +124,10 @@ pub struct Run {
 
 impl Run {
     fn new(args: &Args, name: &str, append: &str) -> Self {
-        let console = args.logs.join(format!("console-test-{name}.log"));
-        let limit = TIMEOUT * args.patience;
+        let console = args.runs.logs.join(format!("console-test-{name}.log"));
+        let limit = TIMEOUT * args.runs.patience;
         let mut run = Self::on(&args.kernel, &args.guest, console, &limit.to_string());
-        let append = format!("{} {append}", args.append);
+        let append = format!("{} {append}", args.runs.append);
         run.command.args(["--append", append.trim()]);
         run
     }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use devcache_selftests::figures::Figures;
 use devcache_stage::Stage;
 
-use crate::guest::{power_cuts, Run};
+use crate::guest::{power_cuts, Run, Runs};
 use crate::ktap::{Outcome, Verdict};
 use crate::report;
 
@@ -44,17 +44,8 @@ pub struct Args {
     #[arg(long)]
     kasan: PathBuf,
 
-    /// Folder for the console logs.
-    #[arg(long)]
-    logs: PathBuf,
-
-    /// Multiplies the time limits, for slow kernels.
-    #[arg(long, default_value_t = 1)]
-    patience: u32,
-
-    /// More of the kernels' command line.
-    #[arg(long, default_value = "")]
-    append: String,
+    #[command(flatten)]
+    runs: Runs,
 
     /// How long.
     #[arg(long, env = "MINUTES", default_value_t = 60)]
@@ -101,7 +92,7 @@ impl Task {
     fn command(self, seconds: u64, round: u64, args: &Args) -> Option<String> {
         let each = seconds.div_ceil(FILE_SYSTEMS.len() as u64);
         let seed = args.seed + round;
-        let patience = args.patience;
+        let patience = args.runs.patience;
         let fs = FILE_SYSTEMS[round as usize % FILE_SYSTEMS.len()];
         Some(match self {
             // A round of it is many sequences, each with the next seed.
@@ -241,13 +232,16 @@ fn take_turn(args: &Args, row: &mut Row, seconds: u64, round: u64) -> Result<Str
     let (outcomes, printed) = match row.task.command(seconds, round, args) {
         None => {
             let cuts = seconds.div_ceil(CUT);
-            power_cuts(&kernel, &guest, &args.append, cuts, args.seed + round)?
+            power_cuts(&kernel, &guest, &args.runs.append, cuts, args.seed + round)?
         }
         Some(command) => {
-            let console = args.logs.join(format!("console-soak-{}.log", row.kernel));
+            let console = args
+                .runs
+                .logs
+                .join(format!("console-soak-{}.log", row.kernel));
             let limit = (seconds + MORE).to_string();
             let mut run = Run::on(&kernel, &guest, console, &limit);
-            run.command.args(["--append", &args.append]);
+            run.command.args(["--append", &args.runs.append]);
             run.tests(&command)?
         }
     };

@@ -43,7 +43,7 @@ pub(crate) struct Faults<'a> {
     filler: PathBuf,
     injection: Injection,
     /// Which allocation of the next operation fails.
-    pub(crate) starve: Option<u32>,
+    starve: Option<u32>,
     /// What is wrong now.
     pub(crate) trouble: Trouble,
 }

@@ -29,6 +29,7 @@ use devcache_selftests::kmsg;
 use devcache_selftests::ktap::Ktap;
 use devcache_selftests::ktap::Verdict;
 use devcache_selftests::mount::FileSystem;
+use devcache_selftests::mount::FileSystems;
 use devcache_selftests::random::Random;
 use devcache_selftests::scratch::Scratch;
 use devcache_selftests::swap::Swap;
@@ -58,9 +59,8 @@ use step::Step;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
-    /// File system to work on, as TYPE or TYPE=FOLDER; the folder is /mnt/TYPE if not given.
-    #[arg(long = "fs", value_name = "TYPE[=FOLDER]", value_delimiter = ',', default_values = ["tmpfs", "ext4", "xfs", "btrfs"])]
-    file_systems: Vec<FileSystem>,
+    #[command(flatten)]
+    file_systems: FileSystems,
 
     /// How many operations on each of them.
     #[arg(long, value_name = "N", default_value_t = 500)]
@@ -283,8 +283,8 @@ fn test(
 
 fn run(options: &Options) -> Result<u8> {
     let devices = Devices::open()?;
-    let mut report = Ktap::new(io::stdout(), options.file_systems.len())?;
-    for fs in &options.file_systems {
+    let mut report = Ktap::new(io::stdout(), options.file_systems.list.len())?;
+    for fs in &options.file_systems.list {
         let verdict = test(options, &devices, fs, &mut report)?;
         report.result(&format!("gpufsx.{}", fs.kind), &verdict)?;
     }

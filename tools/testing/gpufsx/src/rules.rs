@@ -139,11 +139,9 @@ impl Trouble {
     pub(crate) fn errnos(&self, kind: Kind) -> Vec<Errno> {
         let rules = [
             (
-                self.lost && !self.on_disk && matches!(kind, Kind::Read | Kind::Write),
-                Errno::EIO,
-            ),
-            (
-                self.lost && !self.on_disk && matches!(kind, Kind::Flush { .. }),
+                self.lost
+                    && !self.on_disk
+                    && matches!(kind, Kind::Read | Kind::Write | Kind::Flush { .. }),
                 Errno::EIO,
             ),
             (self.lost && !self.on_disk && kind.maps(), Errno::EFAULT),

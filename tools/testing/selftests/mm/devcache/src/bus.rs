@@ -7,6 +7,7 @@ use anyhow::Context;
 use anyhow::Result;
 use std::fs;
 use std::path::Path;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -14,11 +15,12 @@ use std::time::Instant;
 /// How long the bus may take to find a device.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Takes the device, a folder in sysfs, from its driver.
-pub fn unbind(device: &Path) -> Result<()> {
+/// Takes the device, a folder in sysfs, from its driver. Returns the folder of that.
+pub fn unbind(device: &Path) -> Result<PathBuf> {
     let name = device.file_name().context("a device has a name")?;
     let driver = fs::canonicalize(device.join("driver"))?;
-    fs::write(driver.join("unbind"), name.as_encoded_bytes()).context("unbind")
+    fs::write(driver.join("unbind"), name.as_encoded_bytes()).context("unbind")?;
+    Ok(driver)
 }
 
 /// Takes it from the bus.

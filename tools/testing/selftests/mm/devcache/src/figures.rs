@@ -3,7 +3,7 @@
 //! runs.
 //!
 //! ```text
-//! # figures: 1596 operations, 1338 pages to a GPU, 1296 pages back
+//! # figures: 1596 operations, 1338 pages to a device, 1296 pages back
 //! ```
 
 use std::fmt;

@@ -13,6 +13,7 @@ use crate::resident::Touch;
 use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Result;
+use devcache_selftests::bus;
 use devcache_selftests::gpu::Direction;
 use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
@@ -95,13 +96,10 @@ impl Unbound {
     pub(crate) fn now() -> Result<Self> {
         let sysfs = Gpu::sysfs()?;
         let device = sysfs.file_name().context("a device has a name")?;
-        let driver = fs::canonicalize(sysfs.join("driver"))?;
-        let guard = Unbound {
-            driver,
+        Ok(Unbound {
+            driver: bus::unbind(&sysfs)?,
             device: device.to_string_lossy().into_owned(),
-        };
-        fs::write(guard.driver.join("unbind"), &guard.device).context("unbind")?;
-        Ok(guard)
+        })
     }
 }
 

@@ -125,8 +125,9 @@ pub fn command<'a>(
     let mut add = |option: &str, value: String| {
         qemu.arg(format!("-{option}")).arg(value);
     };
+    // A kernel that believes in fast string instructions copies a byte at a time where they are emulated.
     let (accel, cpu) = match machine.accel {
-        Accel::Tcg => ("tcg,thread=multi", "max"),
+        Accel::Tcg => ("tcg,thread=multi", "max,-erms,-fsrm"),
         Accel::Kvm => ("kvm", "host"),
     };
     add("accel", accel.to_owned());

@@ -31,7 +31,9 @@ use devcache_selftests::sys;
 use devcache_selftests::PAGE;
 use nix::errno::Errno;
 use nix::fcntl::fallocate;
+use nix::fcntl::posix_fadvise;
 use nix::fcntl::FallocateFlags;
+use nix::fcntl::PosixFadviseAdvice;
 use nix::sys::mman::MsFlags;
 use std::cell::RefCell;
 use std::fs::File;
@@ -297,6 +299,12 @@ impl<'a> Exercise<'a> {
             Op::Fsync => open.file.sync_all()?,
             Op::Msync => open.map.sync(MsFlags::MS_SYNC)?,
             Op::DropCaches => sys::drop_caches()?,
+            Op::Forget(span) => {
+                let range = self.within(span, 1);
+                let (from, len) = (i64::try_from(range.start)?, i64::try_from(range.len())?);
+                let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+                posix_fadvise(&open.file, from, len, advice)?;
+            }
             Op::Reclaim(span) => self.devices.group.reclaim(span.within(MAX, PAGE).len())?,
             Op::PageOut(span) => {
                 let pages = pages(&self.within(span, 1));

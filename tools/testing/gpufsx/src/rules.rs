@@ -66,9 +66,12 @@ impl Kind {
             | Op::MirrorRecall(_)
             | Op::MirrorRead(_)
             | Op::MirrorWrite { .. } => Kind::Mirror,
-            Op::DropCaches | Op::Reclaim(_) | Op::PageOut(_) | Op::Remount | Op::Fault(_) => {
-                Kind::Other
-            }
+            Op::DropCaches
+            | Op::Forget(_)
+            | Op::Reclaim(_)
+            | Op::PageOut(_)
+            | Op::Remount
+            | Op::Fault(_) => Kind::Other,
         }
     }
 

@@ -42,7 +42,7 @@ impl Span {
     }
 
     fn any() -> impl Strategy<Value = Span> {
-        let len = prop_oneof![1..64_usize, 1..3 * 4096_usize, 1..MAX];
+        let len = prop_oneof![2 => 1..64_usize, 2 => 1..3 * 4096_usize, 1 => 1..MAX];
         (0..MAX, len).prop_map(|(at, len)| Span { at, len })
     }
 }
@@ -105,6 +105,8 @@ pub(crate) enum Op {
     Msync,
     /// Clean page cache is dropped, and shrinkers run.
     DropCaches,
+    /// posix_fadvise(2): POSIX_FADV_DONTNEED
+    Forget(Span),
     /// The kernel is made to find as much memory in what the process uses.
     Reclaim(Span),
     /// madvise(2): MADV_PAGEOUT
@@ -181,11 +183,11 @@ fn op() -> impl Strategy<Value = Op> {
         4 => span().prop_map(Op::Insert),
         8 => Just(Op::Fsync),
         8 => Just(Op::Msync),
-        4 => Just(Op::DropCaches),
+        8 => span().prop_map(Op::Forget),
         8 => span().prop_map(Op::PageOut),
-        // Takes longer than a hundred others.
-        1 => span().prop_map(Op::Reclaim),
-        4 => Just(Op::Remount),
+        // Each of these takes as long as a hundred others. There is a remount after each sequence.
+        1 => prop_oneof![3 => Just(Op::DropCaches), 1 => span().prop_map(Op::Reclaim)],
+        2 => Just(Op::Remount),
         48 => (span(), any::<bool>()).prop_map(|(span, write)| Op::Send { span, write }),
         12 => span().prop_map(Op::Recall),
         16 => valued().prop_map(|(span, value)| Op::GpuFill { span, value }),
@@ -232,7 +234,7 @@ pub(crate) fn sequences(len: usize, faults: bool) -> BoxedStrategy<Vec<Step>> {
     ];
     let (op, crowd) = match faults {
         true => (op_or_fault().boxed(), 0.0),
-        false => (op().boxed(), 0.1),
+        false => (op().boxed(), 0.04),
     };
     let crowd = prop::bool::weighted(crowd);
     let step = (op, crowd, look).prop_map(|(op, crowd, look)| Step { op, crowd, look });

@@ -6,6 +6,7 @@
 use crate::case::Case;
 
 mod anonymous;
+mod bad_disk;
 mod bad_input;
 mod bad_jobs;
 mod clients;
@@ -80,6 +81,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         stress::CASES,
         lifecycle::CASES,
         errors::CASES,
+        bad_disk::CASES,
         hangs::CASES,
         sleep::CASES,
         vanish::CASES,

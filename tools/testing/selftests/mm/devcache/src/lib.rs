@@ -10,6 +10,7 @@
 pub mod bus;
 pub mod cgroup;
 pub mod child;
+pub mod disk;
 pub mod extent;
 pub mod failing;
 pub mod figures;

@@ -2,6 +2,7 @@
 //! A file system made for one test: with options of its own, small enough to fill, or of a kind that
 //! is not under test otherwise.
 
+use crate::disk::Disk;
 use crate::mount::FileSystem;
 use crate::mount::Mount;
 use anyhow::ensure;
@@ -17,11 +18,13 @@ use std::process::Command;
 /// A mounted file system, gone with all it needed when dropped.
 #[derive(Debug)]
 pub struct Scratch {
-    kind: &'static str,
+    kind: String,
     /// Holds the mount point and the image.
     dir: PathBuf,
     /// The block device, if there is one.
     device: Option<String>,
+    /// What is on top of it, if it may fail.
+    disk: Option<Disk>,
     mounted: bool,
 }
 
@@ -42,14 +45,15 @@ pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
 
 impl Scratch {
     /// Makes room for one.
-    fn new(kind: &'static str) -> Result<Self> {
+    fn new(kind: &str) -> Result<Self> {
         let dir = PathBuf::from(format!("/tmp/devcache-{}-{kind}", std::process::id()));
         fs::create_dir(&dir)?;
         fs::create_dir(dir.join("mnt"))?;
         Ok(Scratch {
-            kind,
+            kind: kind.to_owned(),
             dir,
             device: None,
+            disk: None,
             mounted: false,
         })
     }
@@ -58,39 +62,68 @@ impl Scratch {
         let target = self.file_system().dir.display().to_string();
         output(
             "mount",
-            &["-t", self.kind, "-o", options, source, target.as_str()],
+            &[
+                "-t",
+                self.kind.as_str(),
+                "-o",
+                options,
+                source,
+                target.as_str(),
+            ],
         )?;
         self.mounted = true;
         Ok(())
     }
 
     /// One without a disk.
-    pub fn in_memory(kind: &'static str, options: &str) -> Result<Self> {
+    pub fn in_memory(kind: &str, options: &str) -> Result<Self> {
         let mut scratch = Self::new(kind)?;
         scratch.mount(kind, options)?;
         Ok(scratch)
     }
 
-    /// One on a disk of `mib` MiB, made with the options `format`.
-    pub fn on_disk(kind: &'static str, mib: u64, format: &[&str], options: &str) -> Result<Self> {
+    /// One without a file system, on a disk of `mib` MiB.
+    fn with_device(kind: &str, mib: u64) -> Result<(Self, String)> {
         let mut scratch = Self::new(kind)?;
         let image = scratch.dir.join("image").display().to_string();
         File::create(&image)?.set_len(mib << 20)?;
 
         let device = output("losetup", &["--find", "--show", &image])?;
         scratch.device = Some(device.clone());
-        output(
-            &format!("mkfs.{kind}"),
-            &[format, &["-q", &device]].concat(),
-        )?;
-        scratch.mount(&device, options)?;
-        Ok(scratch)
+        Ok((scratch, device))
+    }
+
+    fn make(mut self, device: &str, format: &[&str], options: &str) -> Result<Self> {
+        let program = format!("mkfs.{}", self.kind);
+        output(&program, &[format, &["-q", device]].concat())?;
+        self.mount(device, options)?;
+        Ok(self)
+    }
+
+    /// One on a disk of `mib` MiB, made with the options `format`.
+    pub fn on_disk(kind: &str, mib: u64, format: &[&str], options: &str) -> Result<Self> {
+        let (scratch, device) = Self::with_device(kind, mib)?;
+        scratch.make(&device, format, options)
+    }
+
+    /// The same on a disk that may fail.
+    pub fn on_bad_disk(kind: &str, mib: u64, format: &[&str]) -> Result<Self> {
+        let (mut scratch, device) = Self::with_device(kind, mib)?;
+        let name = format!("devcache-{}-{kind}", std::process::id());
+        let disk = scratch.disk.insert(Disk::on(&device, &name)?);
+        let device = disk.path();
+        scratch.make(&device, format, "defaults")
+    }
+
+    /// The disk, if it may fail.
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
     }
 
     /// What it is and where.
     pub fn file_system(&self) -> FileSystem {
         FileSystem {
-            kind: self.kind.to_owned(),
+            kind: self.kind.clone(),
             dir: self.dir.join("mnt"),
         }
     }
@@ -105,6 +138,7 @@ impl Drop for Scratch {
                 let _ = umount2(&fs.dir, MntFlags::MNT_DETACH);
             }
         }
+        drop(self.disk.take());
         if let Some(device) = &self.device {
             let _ = output("losetup", &["--detach", device]);
         }

@@ -16,7 +16,7 @@ use crate::report;
 const TIMEOUT: u32 = 1500;
 
 /// Operations with faults: one sequence, as these take longer.
-const FAULTS: &str = "gpufsx --faults --fs tmpfs,ext4 --operations 100 --seed 50";
+const FAULTS: &str = "gpufsx --faults --operations 100 --seed 50";
 
 /// Number of power cuts: as few as show that the machine comes up again, twice.
 const CUTS: u64 = 2;

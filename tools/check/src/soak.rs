@@ -98,7 +98,7 @@ impl Task {
             // A round of it is many sequences, each with the next seed.
             Self::Operations => format!("gpufsx --seconds {each} --seed {}", seed * 1_000_000),
             Self::Faults => format!(
-                "gpufsx --faults --fs tmpfs,ext4 --seconds {each} --seed {}",
+                "gpufsx --faults --seconds {each} --seed {}",
                 seed * 1_000_000
             ),
             Self::Coherence => format!("devcache-coherence --seconds {each} --seed {seed}"),

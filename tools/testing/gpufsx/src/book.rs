@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a file must have, and what it may have instead.
 //!
-//! Without faults there is one answer for each byte. Three things widen it:
+//! Without faults there is one answer for each byte. Four things widen it:
 //!
 //! * An operation that failed may have been done in part: each byte that it would have changed is as
 //!   before or as after, and the size is between both.
 //! * A page that the device lost has what the disk has: each byte is that of one of the versions that
 //!   the file had since the disk was last known to have all of it. So many pages may be older as the
 //!   kernel says were lost.
-//! * On a file system that was cut off from its disk and mounted again, that may be any number of pages.
+//! * What could not be written to a disk with errors is older once it is read again. That may be any
+//!   number of pages; and when the file system is mounted again, the size.
+//! * A file that had pages lost behind the end it has on the disk has that end when the file system is
+//!   mounted again.
 //!
 //! Once the file has been looked at, what it was seen to have is what it must have.
 
@@ -37,6 +40,27 @@ fn byte(version: &[u8], at: usize) -> u8 {
 /// The part of a version that a page is, filled up with zeroes.
 fn part(version: &[u8], from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|at| byte(version, at)).collect()
+}
+
+/// What may have become older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// This many pages, at most.
+    Pages(u64),
+    /// Any page, for the disk had errors.
+    Unwritten,
+    /// All there is to know of the file, for the file system was mounted again after that.
+    All,
+}
+
+impl Loss {
+    /// How many pages it may be.
+    fn limit(self) -> u64 {
+        match self {
+            Loss::Pages(pages) => pages,
+            Loss::Unwritten | Loss::All => u64::MAX,
+        }
+    }
 }
 
 impl Book {
@@ -91,29 +115,39 @@ impl Book {
         self.older.clear();
     }
 
-    /// Judges what the file was seen to have after `failed` failed and the device lost at most `lost`
-    /// pages, and takes it over. Says how many pages are older. What `during` did may have met pages
-    /// that were older already.
+    /// The file system was mounted again, and the file has this size. It may end earlier if there were
+    /// only zeroes.
+    pub(crate) fn cut(&mut self, size: usize) {
+        let zeroes = |part: &[u8]| part.iter().all(|byte| *byte == 0);
+        if self.now.get(size..).is_some_and(zeroes) {
+            self.now.truncate(size);
+        }
+    }
+
+    /// Judges what the file was seen to have after `failed` failed and `loss` happened, and takes it
+    /// over. Says how many pages are older. What `during` did may have met pages that were older
+    /// already.
     pub(crate) fn seen(
         &mut self,
         got: Vec<u8>,
         failed: Option<&Op>,
         during: &Op,
-        lost: u64,
+        loss: Loss,
     ) -> Result<u64> {
         let after = failed.and_then(|op| effect(op, &self.now));
         let after = after.as_deref().unwrap_or(&self.now);
-        let sizes = self.now.len().min(after.len())..=self.now.len().max(after.len());
+        let versions = match loss {
+            Loss::Pages(0) => vec![],
+            _ => self.versions(during),
+        };
+        let older = versions.iter().filter(|_| loss == Loss::All).map(Vec::len);
+        let sizes: Vec<usize> = older.chain([self.now.len(), after.len()]).collect();
+        let sizes = sizes.iter().min()..=sizes.iter().max();
         ensure!(
-            sizes.contains(&got.len()),
+            sizes.contains(&Some(&got.len())),
             "the file has {} bytes; {sizes:?} may be",
             got.len()
         );
-
-        let versions = match lost {
-            0 => vec![],
-            _ => self.versions(during),
-        };
         let mut older = 0;
         for (page, bytes) in got.chunks(PAGE).enumerate() {
             let from = page * PAGE;
@@ -130,14 +164,14 @@ impl Book {
             let wrong = numbered.find(|&(got, at)| versions.iter().all(|v| byte(v, at) != got));
             if let Some((got, at)) = wrong {
                 bail!(
-                    "{got:#04x} at {at:#x} instead of {:#04x}; {lost} pages were lost",
+                    "{got:#04x} at {at:#x} instead of {:#04x}; what may be older: {loss:?}",
                     byte(&self.now, at)
                 );
             }
             older += 1;
             ensure!(
-                older <= lost,
-                "page {page} is the {older}th that is older, and {lost} were lost"
+                older <= loss.limit(),
+                "page {page} is the {older}th that is older, which is too many: {loss:?}"
             );
         }
         let after = after.to_vec();
@@ -178,31 +212,68 @@ mod tests {
     fn nothing_else_without_faults() {
         let (mut book, disk) = book();
         let now = book.now().to_vec();
-        assert_eq!(book.seen(now, None, &NOTHING, 0).unwrap(), 0);
-        assert!(book.seen(disk, None, &NOTHING, 0).is_err());
+        assert_eq!(book.seen(now, None, &NOTHING, Loss::Pages(0)).unwrap(), 0);
+        assert!(book.seen(disk, None, &NOTHING, Loss::Pages(0)).is_err());
     }
 
     #[test]
     fn lost_pages_are_those_of_the_disk() {
         let (mut book, disk) = book();
-        assert_eq!(book.seen(disk.clone(), None, &NOTHING, 1).unwrap(), 1);
+        assert_eq!(
+            book.seen(disk.clone(), None, &NOTHING, Loss::Pages(1))
+                .unwrap(),
+            1
+        );
         assert_eq!(book.now(), disk);
 
         let (mut book, _) = self::book();
         let zeroes = vec![0; 2 * PAGE];
-        assert!(book.seen(zeroes, None, &NOTHING, 2).is_err());
+        assert!(book.seen(zeroes, None, &NOTHING, Loss::Pages(2)).is_err());
 
         // What the disk had before it was known to have something else.
         let (mut book, disk) = self::book();
         book.confirmed();
-        assert!(book.seen(disk, None, &NOTHING, 2).is_err());
+        assert!(book.seen(disk, None, &NOTHING, Loss::Pages(2)).is_err());
     }
 
     #[test]
     fn one_page_cannot_take_two_with_it() {
         let (mut book, disk) = book();
         book.done(&write(0, 4));
-        assert!(book.seen(disk, None, &NOTHING, 1).is_err());
+        assert!(book.seen(disk, None, &NOTHING, Loss::Pages(1)).is_err());
+    }
+
+    #[test]
+    fn what_a_bad_disk_did_not_take_is_older() {
+        let (mut book, disk) = book();
+        book.done(&write(0, 4));
+        book.done(&write(2 * PAGE, 5));
+        let mut mixed = book.now().to_vec();
+        mixed[..2 * PAGE].copy_from_slice(&disk);
+        let loss = Loss::Unwritten;
+        assert_eq!(book.seen(mixed, None, &NOTHING, loss).unwrap(), 2);
+        assert!(book.seen(disk.clone(), None, &NOTHING, loss).is_err());
+        assert_eq!(book.seen(disk, None, &NOTHING, Loss::All).unwrap(), 0);
+    }
+
+    #[test]
+    fn no_bad_disk_makes_something_up() {
+        let (mut book, mut disk) = book();
+        disk[5] ^= 1;
+        assert!(book.seen(disk, None, &NOTHING, Loss::All).is_err());
+    }
+
+    #[test]
+    fn only_zeroes_are_cut() {
+        let (mut book, _) = book();
+        let now = book.now().to_vec();
+        book.cut(PAGE);
+        assert_eq!(book.now(), now);
+        book.done(&Op::Truncate(3 * PAGE));
+        book.cut(2 * PAGE + 1);
+        assert_eq!(book.now().len(), 2 * PAGE + 1);
+        book.cut(3 * PAGE);
+        assert_eq!(book.now().len(), 2 * PAGE + 1);
     }
 
     #[test]
@@ -211,8 +282,8 @@ mod tests {
         let op = write(2 * PAGE, 5);
         let after = effect(&op, book.now()).unwrap();
         let half = after[..2 * PAGE + 100].to_vec();
-        assert_eq!(book.seen(half, Some(&op), &op, 0).unwrap(), 0);
-        assert!(book.seen(after, None, &op, 0).is_err());
+        assert_eq!(book.seen(half, Some(&op), &op, Loss::Pages(0)).unwrap(), 0);
+        assert!(book.seen(after, None, &op, Loss::Pages(0)).is_err());
     }
 
     #[test]
@@ -221,7 +292,7 @@ mod tests {
         let op = write(PAGE, 5);
         let mut after = effect(&op, book.now()).unwrap();
         after[7] ^= 1;
-        assert!(book.seen(after, Some(&op), &op, 0).is_err());
+        assert!(book.seen(after, Some(&op), &op, Loss::Pages(0)).is_err());
     }
 
     #[test]
@@ -233,7 +304,9 @@ mod tests {
         };
         let added = effect(&op, &disk).unwrap();
         book.done(&op);
-        assert!(book.seen(added.clone(), None, &NOTHING, 1).is_err());
-        assert_eq!(book.seen(added, None, &op, 1).unwrap(), 1);
+        assert!(book
+            .seen(added.clone(), None, &NOTHING, Loss::Pages(1))
+            .is_err());
+        assert_eq!(book.seen(added, None, &op, Loss::Pages(1)).unwrap(), 1);
     }
 }

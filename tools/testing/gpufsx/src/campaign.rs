@@ -4,9 +4,12 @@
 //! After each operation the kernel is asked how many pages were lost. If it failed, its errno must be
 //! one that [`rules`](crate::rules) has for what is wrong; and if it failed or pages were lost, all of
 //! the file is read and must be what [`Book`](crate::book::Book) says it may be. A page of tmpfs that
-//! was lost must be an error in every way, and is written again. In the end the faults are off, fsync
-//! has told what there was to tell, and everything must be exact.
+//! was lost must be an error in every way, and is written again. While the disk has errors all of the
+//! file is read after each operation, until it cannot be: then the file system is mounted again, with a
+//! disk that works. In the end the faults are off, fsync has told what there was to tell, and everything
+//! must be exact.
 
+use crate::book::Loss;
 use crate::differs::errno;
 use crate::differs::Differs;
 use crate::exercise::Devices;
@@ -23,6 +26,7 @@ use anyhow::ensure;
 use anyhow::Context;
 use anyhow::Error;
 use anyhow::Result;
+use devcache_selftests::disk::Disk;
 use devcache_selftests::figures::Figures;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::mount::Mount;
@@ -76,11 +80,12 @@ impl<'a> Campaign<'a> {
     pub(crate) fn new(
         devices: &'a Devices,
         mount: &'a Mount,
+        disk: Option<&'a Disk>,
         figures: &'a RefCell<Figures>,
     ) -> Result<Self> {
         Ok(Campaign {
             exercise: Exercise::new(devices, mount, true)?,
-            faults: Faults::new(devices, mount, figures)?,
+            faults: Faults::new(devices, mount, disk, figures)?,
             devices,
         })
     }
@@ -103,17 +108,36 @@ impl<'a> Campaign<'a> {
         for look in [Look::Gpu, Look::Map, Look::Read] {
             self.exercise.look(look)?;
         }
-        self.exercise.act(&Op::Remount)?;
+        self.attempt(Attempt::Op(&Op::Remount))?;
         self.exercise.look(Look::Read).context("on the disk")?;
         ensure!(lost()? == before, "pages were lost without a fault");
+        Ok(())
+    }
+
+    /// The disk works again, and what it has is what the file has.
+    fn mend_disk(&mut self) -> Result<()> {
+        self.faults.mend_disk()?;
+        self.exercise.act(&Op::Remount)?;
+        self.faults.trouble.mounted();
         Ok(())
     }
 
     fn attempt(&mut self, attempt: Attempt<'_>) -> Result<()> {
         let before = lost()?;
         let kind = attempt.kind();
+        let bad_disk = self.faults.trouble.bad_disk;
         let result = match attempt {
-            Attempt::Op(Op::Fault(fault)) => self.faults.turn(*fault).map(|()| true),
+            Attempt::Op(Op::Remount) if bad_disk => self.mend_disk().map(|()| true),
+            Attempt::Op(Op::Fault(Fault::Disk { .. })) if bad_disk => Ok(false),
+            Attempt::Op(Op::Fault(fault)) => {
+                match fault {
+                    // What the disk has from then on is known.
+                    Fault::Disk { .. } => self.attempt(Attempt::Op(&Op::Remount))?,
+                    Fault::Off if bad_disk => self.mend_disk()?,
+                    _ => {}
+                }
+                self.faults.turn(*fault).map(|()| true)
+            }
             Attempt::Op(op) if kind.may_starve(self.faults.trouble.on_disk) => {
                 self.faults.with(|| self.exercise.act(op))?
             }
@@ -127,17 +151,20 @@ impl<'a> Campaign<'a> {
             Ok(done) => self.succeeded(attempt, done)?,
             Err(error) => self.failed(attempt, error)?,
         }
-        if failed || lost != 0 || matches!(attempt, Attempt::Op(Op::Fault(Fault::Off))) {
-            self.settle(attempt, failed, lost)?;
+        let off = matches!(attempt, Attempt::Op(Op::Fault(Fault::Off)));
+        let mut anew = matches!(attempt, Attempt::Op(Op::Remount)) || (bad_disk && off);
+        if failed || lost != 0 || bad_disk || off {
+            let loss = match (bad_disk, anew) {
+                (false, _) => Loss::Pages(lost),
+                (true, false) => Loss::Unwritten,
+                (true, true) => Loss::All,
+            };
+            anew |= self.settle(attempt, failed, loss)?;
         }
         // What reached the disk by then is all of it.
         let trouble = &self.faults.trouble;
-        let reached = match attempt {
-            Attempt::Op(Op::Remount) => true,
-            Attempt::Op(Op::Fsync | Op::Msync) => !failed && !trouble.lost,
-            _ => false,
-        };
-        if reached {
+        let synced = matches!(attempt, Attempt::Op(Op::Fsync | Op::Msync));
+        if anew || (synced && !failed && !trouble.lost && !trouble.told) {
             self.exercise.book.confirmed();
         }
         self.faults.trouble.starved = false;
@@ -152,11 +179,15 @@ impl<'a> Campaign<'a> {
             !trouble.must_fail(kind),
             "this does not tell that a page was lost"
         );
-        if kind == Kind::Sync || matches!(attempt, Attempt::Op(Op::Remount)) {
+        if kind == Kind::Sync {
             trouble.owed = Owed::Nothing;
         }
         if matches!(attempt, Attempt::Op(Op::Remount)) {
-            trouble.flagged = false;
+            if trouble.cut {
+                let size = self.exercise.open()?.file.metadata()?.len();
+                self.exercise.book.cut(usize::try_from(size)?);
+            }
+            trouble.mounted();
         }
         match attempt {
             Attempt::Op(op) if done => self.exercise.book.done(op),
@@ -182,7 +213,9 @@ impl<'a> Campaign<'a> {
             }
             // That may be what the disk has; then it is looked at more closely.
             let book = &self.exercise.book;
-            if trouble.lost && book.possible(&differs.got, differs.from, attempt.op()) {
+            if (trouble.lost || trouble.bad_disk)
+                && book.possible(&differs.got, differs.from, attempt.op())
+            {
                 return Ok(());
             }
             return Err(error);
@@ -196,6 +229,7 @@ impl<'a> Campaign<'a> {
         }
         if kind == Kind::Sync {
             trouble.owed = Owed::Nothing;
+            trouble.told = trouble.bad_disk;
         }
         if matches!(kind, Kind::Flush { .. }) && errno == Errno::EIO {
             trouble.flagged = false;
@@ -208,24 +242,42 @@ impl<'a> Campaign<'a> {
         self.faults.count(bytes as u64, "bytes compared");
     }
 
-    /// Looks at all of the file after something failed or was lost.
-    fn settle(&mut self, attempt: Attempt<'_>, failed: bool, before: u64) -> Result<()> {
+    /// Looks at all of the file after something failed or was lost. Says whether the file system had to
+    /// be mounted again for that.
+    fn settle(&mut self, attempt: Attempt<'_>, failed: bool, mut loss: Loss) -> Result<bool> {
         let start = lost()?;
-        let got = self.observe()?;
+        let mut seen = self.observe();
+        let unreadable = |error: &Error| {
+            loss == Loss::Unwritten
+                && errno(error)
+                    .is_some_and(|it| self.faults.trouble.errnos(Kind::Read).contains(&it))
+        };
+        let anew = seen.as_ref().is_err_and(unreadable);
+        if anew {
+            self.mend_disk()?;
+            loss = Loss::All;
+            seen = self.observe();
+        }
+        let got = seen?;
         let later = lost()? - start;
+        if let Loss::Pages(pages) = &mut loss {
+            *pages += later;
+        }
         self.compared(got.len());
         let op = attempt.op();
-        let older = self
-            .exercise
-            .book
-            .seen(got, failed.then_some(op), op, before + later)?;
+        let book = &mut self.exercise.book;
+        let older = book.seen(got, failed.then_some(op), op, loss)?;
 
         let told = failed && attempt.kind() == Kind::Sync;
-        let poisons = self.faults.poisons()?;
+        let bad_copies = self.faults.spoils_copies()?;
         let trouble = &mut self.faults.trouble;
-        trouble.poisoned = poisons;
-        if before + later != 0 {
-            trouble.flagged = true;
+        trouble.bad_copies = bad_copies;
+        let lost = trouble.lost || later != 0;
+        trouble.cut |= lost;
+        trouble.flagged |= lost;
+        if loss == Loss::All || trouble.told {
+            trouble.owed = Owed::Nothing;
+        } else if lost || (loss == Loss::Unwritten && older != 0) {
             // What was lost before fsync said so has been told.
             let all_told = told && later == 0;
             trouble.owed = match (older, all_told) {
@@ -235,7 +287,7 @@ impl<'a> Campaign<'a> {
                 _ => trouble.owed,
             };
         }
-        Ok(())
+        Ok(anew)
     }
 
     /// What the file has. Pages of tmpfs that are errors are written again.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Faults, switched on and off: of the GPU by the knobs of its model, of the file system by filling it,
-//! of the kernel's allocations by its own fault injection. What really happened is counted where it
+//! of its disk by the device mapper, of the kernel's allocations by its own fault injection. What really happened is counted where it
 //! happened.
 
 use crate::exercise::Devices;
@@ -11,6 +11,8 @@ use crate::step::Fault;
 use anyhow::Context;
 use anyhow::Result;
 use devcache_selftests::bus;
+use devcache_selftests::disk::Disk;
+use devcache_selftests::disk::Mode;
 use devcache_selftests::failing::Injection;
 use devcache_selftests::figures::Figures;
 use devcache_selftests::gpu::Gpu;
@@ -39,6 +41,7 @@ pub(crate) struct Faults<'a> {
     knobs: Option<Knobs>,
     /// What the knobs that count down were set to.
     armed: [(Knob, u32, &'static str); 2],
+    disk: Option<&'a Disk>,
     /// Takes all space there is.
     filler: PathBuf,
     injection: Injection,
@@ -75,6 +78,7 @@ impl<'a> Faults<'a> {
     pub(crate) fn new(
         devices: &'a Devices,
         mount: &Mount,
+        disk: Option<&'a Disk>,
         figures: &'a RefCell<Figures>,
     ) -> Result<Self> {
         keep_heap();
@@ -86,6 +90,7 @@ impl<'a> Faults<'a> {
                 (Knob::CopyError, 0, "copies failed"),
                 (Knob::Poison, 0, "copies poisoned"),
             ],
+            disk,
             filler: mount.dir.join("filler"),
             injection: Injection::new()?,
             starve: None,
@@ -114,9 +119,10 @@ impl<'a> Faults<'a> {
         self.knobs()?.set(knob, times)
     }
 
-    /// Whether copies to the GPU will be poisoned.
-    pub(crate) fn poisons(&self) -> Result<bool> {
-        Ok(!self.trouble.gone && self.knobs()?.get(Knob::Poison)? != 0)
+    /// Whether copies will fail or be poisoned.
+    pub(crate) fn spoils_copies(&self) -> Result<bool> {
+        let set = |knob| anyhow::Ok(self.knobs()?.get(knob)? != 0);
+        Ok(!self.trouble.gone && (set(Knob::CopyError)? || set(Knob::Poison)?))
     }
 
     /// Switches one on, or all off.
@@ -124,10 +130,13 @@ impl<'a> Faults<'a> {
         match fault {
             // A GPU that is gone does neither.
             Fault::CopyError(_) | Fault::Poison(_) | Fault::Vanish if self.trouble.gone => {}
-            Fault::CopyError(times) => self.arm(0, times)?,
+            Fault::CopyError(times) => {
+                self.arm(0, times)?;
+                self.trouble.bad_copies = true;
+            }
             Fault::Poison(times) => {
                 self.arm(1, times)?;
-                self.trouble.poisoned = true;
+                self.trouble.bad_copies = true;
             }
             Fault::Vanish => {
                 // The knobs cannot be read any more.
@@ -137,14 +146,32 @@ impl<'a> Faults<'a> {
                 self.trouble.gone = true;
                 self.count(1, "times without GPU");
             }
+            // Without its disk a file system cannot be filled.
+            Fault::Fill if self.trouble.bad_disk => {}
             Fault::Fill => {
                 fill(&self.filler)?;
                 self.trouble.full = true;
+            }
+            Fault::Disk { reads } => {
+                let mode = match reads {
+                    true => Mode::Fails,
+                    false => Mode::FailsToWrite,
+                };
+                if let Some(disk) = self.disk {
+                    disk.set(mode)?;
+                    self.trouble.bad_disk = true;
+                    self.count(1, "times a bad disk");
+                }
             }
             Fault::Starve(nth) => self.starve = Some(nth),
             Fault::Off => self.off()?,
         }
         Ok(())
+    }
+
+    /// The disk works again. What the file system made of it lasts until that is mounted again.
+    pub(crate) fn mend_disk(&self) -> Result<()> {
+        self.disk.map_or(Ok(()), |disk| disk.set(Mode::Works))
     }
 
     fn off(&mut self) -> Result<()> {
@@ -188,7 +215,15 @@ impl<'a> Faults<'a> {
 
 impl Drop for Faults<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.off() {
+        let mended = match self.trouble.bad_disk {
+            true => {
+                // What fills it cannot be removed, and goes with the file system.
+                self.trouble.full = false;
+                self.mend_disk()
+            }
+            false => Ok(()),
+        };
+        if let Err(error) = mended.and_then(|()| self.off()) {
             eprintln!("gpufsx: {error:#}");
         }
     }

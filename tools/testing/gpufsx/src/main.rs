@@ -78,8 +78,8 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
-    /// Let things go wrong meanwhile: copies and memory of the GPU, the GPU itself, space on the file
-    /// system, allocations of the kernel. The files are on file systems of these types made for it.
+    /// Let things go wrong meanwhile: copies and memory of the GPU, the GPU itself, the disk, space on
+    /// the file system, allocations of the kernel. The files are on file systems of these types made for it.
     #[arg(long)]
     faults: bool,
 
@@ -139,10 +139,10 @@ impl Ground<'_> {
             None => scratch(&self.fs.kind)?,
         };
         let mount = scratch.file_system().mount()?;
-        let result =
-            Campaign::new(self.devices, &mount, &self.figures).and_then(|mut it| it.run(steps));
+        Campaign::new(self.devices, &mount, scratch.disk(), &self.figures)?.run(steps)?;
+        // One that something is wrong with is not used again.
         self.scratch.replace(Some(scratch));
-        result
+        Ok(())
     }
 }
 
@@ -150,11 +150,11 @@ impl Ground<'_> {
 fn scratch(kind: &str) -> Result<Scratch> {
     match kind {
         "tmpfs" => Scratch::in_memory("tmpfs", "size=16M"),
-        "ext4" => Scratch::on_disk("ext4", 64, &[], "defaults"),
+        "ext4" => Scratch::on_bad_disk("ext4", 64, &[]),
         // Without delayed allocation: XFS complains of space that stays reserved for pages that were
         // lost, as it does after memory failures.
-        "xfs" => Scratch::on_disk("xfs", 320, &["-d", "extszinherit=1"], "defaults"),
-        "btrfs" => Scratch::on_disk("btrfs", 256, &[], "defaults"),
+        "xfs" => Scratch::on_bad_disk("xfs", 320, &["-d", "extszinherit=1"]),
+        "btrfs" => Scratch::on_bad_disk("btrfs", 256, &[]),
         other => anyhow::bail!("no {other} is made for faults"),
     }
 }

@@ -6,8 +6,10 @@
 //! ====================  =====================================================================
 //! pages were lost       on a disk: ``fsync()`` EIO, once; so do operations that write back before
 //!                       they do something else. On tmpfs: EIO, or EFAULT through a mapping.
-//! VRAM is poisoned      the GPU EIO
+//! copies fail           the GPU EIO: for what is in VRAM, its page tables too
 //! the GPU is gone       the GPU EIO or ENODEV
+//! the disk has errors   everything EIO, or EFAULT through a mapping; what writes or maps EROFS; what
+//!                       writes ENOSPC
 //! no space              what writes ENOSPC, or EFAULT through a mapping
 //! an allocation failed  everything ENOMEM, or EFAULT through a mapping
 //! ====================  =====================================================================
@@ -127,10 +129,16 @@ pub(crate) struct Trouble {
     pub(crate) owed: Owed,
     /// Of what was lost, what writes back was not told yet.
     pub(crate) flagged: bool,
-    /// The GPU may have memory that cannot be read.
-    pub(crate) poisoned: bool,
+    /// Copies by the GPU fail, or store what cannot be read.
+    pub(crate) bad_copies: bool,
     /// There is no GPU.
     pub(crate) gone: bool,
+    /// The disk has errors, or had since the file system was mounted.
+    pub(crate) bad_disk: bool,
+    /// fsync(2) has told of it.
+    pub(crate) told: bool,
+    /// Pages were lost since the file system was mounted, so its disk may have a smaller size.
+    pub(crate) cut: bool,
     /// There is no space.
     pub(crate) full: bool,
     /// An allocation failed while this was done.
@@ -156,9 +164,20 @@ impl Trouble {
                 self.on_disk && matches!(kind, Kind::Flush { .. }) && (self.lost || self.flagged),
                 Errno::EIO,
             ),
-            (self.poisoned && kind == Kind::Gpu, Errno::EIO),
+            (self.bad_copies && kind == Kind::Gpu, Errno::EIO),
             (self.gone && kind == Kind::Gpu, Errno::EIO),
             (self.gone && kind == Kind::Gpu, Errno::ENODEV),
+            (self.bad_disk, Errno::EIO),
+            // What cannot be read is not known to be free.
+            (
+                self.bad_disk && (kind.writes() || kind == Kind::Sync),
+                Errno::ENOSPC,
+            ),
+            (self.bad_disk && kind.maps(), Errno::EFAULT),
+            (
+                self.bad_disk && !matches!(kind, Kind::Read | Kind::Other),
+                Errno::EROFS,
+            ),
             (self.full && kind.writes(), Errno::ENOSPC),
             (self.full && kind.maps(), Errno::EFAULT),
             (self.starved, Errno::ENOMEM),
@@ -166,6 +185,15 @@ impl Trouble {
         ];
         let hold = rules.into_iter().filter(|(holds, _)| *holds);
         hold.map(|(_, errno)| errno).collect()
+    }
+
+    /// The file system was mounted again: it has no more to tell.
+    pub(crate) fn mounted(&mut self) {
+        self.owed = Owed::Nothing;
+        self.flagged = false;
+        self.bad_disk = false;
+        self.told = false;
+        self.cut = false;
     }
 
     /// Whether an operation that succeeded should have failed.
@@ -183,8 +211,11 @@ mod tests {
         lost: false,
         owed: Owed::Nothing,
         flagged: false,
-        poisoned: false,
+        bad_copies: false,
         gone: false,
+        bad_disk: false,
+        told: false,
+        cut: false,
         full: false,
         starved: false,
     };
@@ -216,6 +247,20 @@ mod tests {
         }
         assert_eq!(trouble.errnos(Kind::Sync), [Errno::EIO]);
         assert!(!trouble.must_fail(Kind::Sync));
+    }
+
+    #[test]
+    fn a_bad_disk_is_met_by_all() {
+        let trouble = Trouble {
+            bad_disk: true,
+            ..DISK
+        };
+        assert_eq!(trouble.errnos(Kind::Read), [Errno::EIO]);
+        let write = [Errno::EIO, Errno::ENOSPC, Errno::EROFS];
+        assert_eq!(trouble.errnos(Kind::Write), write);
+        let mut again = trouble;
+        again.mounted();
+        assert!(KINDS.iter().all(|&kind| again.errnos(kind).is_empty()));
     }
 
     #[test]

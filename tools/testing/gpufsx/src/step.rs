@@ -58,6 +58,8 @@ pub(crate) enum Fault {
     Vanish,
     /// The file system has no free space.
     Fill,
+    /// The disk has errors: all requests fail, or only writes.
+    Disk { reads: bool },
     /// Of the allocations that the next operation makes, this one fails.
     Starve(u32),
     /// Nothing does any more.
@@ -207,6 +209,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         4 => (1..8_u32).prop_map(Fault::Poison),
         2 => Just(Fault::Vanish),
         3 => Just(Fault::Fill),
+        5 => any::<bool>().prop_map(|reads| Fault::Disk { reads }),
         12 => prop_oneof![1..4_u32, 1..40_u32].prop_map(Fault::Starve),
         6 => Just(Fault::Off),
     ]

@@ -25,6 +25,7 @@ fn may_be_met(op: &Op) -> bool {
         op,
         Op::Remount
             | Op::ForkWrite { .. }
+            | Op::PrivateFork { .. }
             | Op::MirrorSend(_)
             | Op::MirrorRecall(_)
             | Op::MirrorRead(_)

@@ -23,6 +23,7 @@ use devcache_selftests::gpu::Gpu;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
 use devcache_selftests::mirror::Mirror;
+use devcache_selftests::model::add_u32;
 use devcache_selftests::model::Checksum;
 use devcache_selftests::mount::Mount;
 use devcache_selftests::random::Random;
@@ -34,7 +35,9 @@ use nix::fcntl::fallocate;
 use nix::fcntl::posix_fadvise;
 use nix::fcntl::FallocateFlags;
 use nix::fcntl::PosixFadviseAdvice;
+use nix::sys::mman::MapFlags;
 use nix::sys::mman::MsFlags;
+use nix::sys::mman::ProtFlags;
 use std::cell::RefCell;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -241,6 +244,33 @@ impl<'a> Exercise<'a> {
                 }
                 same(&access.load(&private, range.clone())?, &bytes, range.start)?;
             }
+            Op::PrivateFork { span, seed, value } => {
+                let range = self.within(span, 4);
+                let private = Map::private(&open.file, MAX)?;
+                let stored = bytes(seed, range.len());
+                let mut added = stored.clone();
+                add_u32(&mut added, value);
+                access.store(&private, range.start, &stored)?;
+                let holds = |want: &[u8]| -> Result<()> {
+                    let got = access.load(&private, range.clone())?;
+                    Ok(same(&got, want, range.start)?)
+                };
+                let send = || match pages(&range) {
+                    none if none.is_empty() => Ok(()),
+                    some => gpu.migrate(&private, some, Direction::ToVram).map(drop),
+                };
+                send()?;
+                let parent = || {
+                    send()?;
+                    self.compute(Work::Add {
+                        dst: private.addr() + range.start,
+                        count: range.len() / 4,
+                        value,
+                    })?;
+                    holds(&added)
+                };
+                sys::beside_child(parent, || holds(&stored))?;
+            }
             Op::Read(span) => {
                 let range = self.within(span, 1);
                 let mut got = vec![0; range.len()];
@@ -299,6 +329,7 @@ impl<'a> Exercise<'a> {
             Op::Fsync => open.file.sync_all()?,
             Op::Msync => open.map.sync(MsFlags::MS_SYNC)?,
             Op::DropCaches => sys::drop_caches()?,
+            Op::Shrink => sys::shrink()?,
             Op::Forget(span) => {
                 let range = self.within(span, 1);
                 let (from, len) = (i64::try_from(range.start)?, i64::try_from(range.len())?);
@@ -328,6 +359,16 @@ impl<'a> Exercise<'a> {
                         access.touch(&open.map, pages.clone())?;
                     }
                     gpu.migrate(&open.map, pages, Direction::ToVram)?;
+                }
+            }
+            Op::SendReadOnly(span) => {
+                let pages = pages(&self.within(span, 1));
+                if !pages.is_empty() {
+                    let flags = MapFlags::MAP_SHARED;
+                    let other = Map::of_file(&open.file, MAX, ProtFlags::PROT_READ, flags)?;
+                    access.touch(&open.map, pages.clone())?;
+                    access.touch(&other, pages.clone())?;
+                    gpu.migrate(&other, pages, Direction::ToVram)?;
                 }
             }
             Op::Recall(span) => {

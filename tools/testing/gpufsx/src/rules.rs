@@ -58,7 +58,9 @@ impl Kind {
             Op::MapRead(_) | Op::MapWrite { .. } | Op::ForkWrite { .. } => Kind::Map,
             Op::PrivateWrite { gpu: false, .. } => Kind::Map,
             Op::PrivateWrite { gpu: true, .. }
+            | Op::PrivateFork { .. }
             | Op::Send { .. }
+            | Op::SendReadOnly(_)
             | Op::Recall(_)
             | Op::GpuFill { .. }
             | Op::GpuAdd { .. }
@@ -69,6 +71,7 @@ impl Kind {
             | Op::MirrorRead(_)
             | Op::MirrorWrite { .. } => Kind::Mirror,
             Op::DropCaches
+            | Op::Shrink
             | Op::Forget(_)
             | Op::Reclaim(_)
             | Op::PageOut(_)

@@ -79,6 +79,9 @@ pub(crate) enum Op {
     ForkWrite { span: Span, seed: u64 },
     /// A private mapping is read and written to, by the GPU or by the CPU; the file stays as it is.
     PrivateWrite { span: Span, seed: u64, gpu: bool },
+    /// What was stored to a private mapping moves to the GPU, before and after a fork, and the GPU adds
+    /// to it; the child has what was stored.
+    PrivateFork { span: Span, seed: u64, value: u32 },
     /// pread(2)
     Read(Span),
     /// The same with O_DIRECT.
@@ -107,6 +110,8 @@ pub(crate) enum Op {
     Msync,
     /// Clean page cache is dropped, and shrinkers run.
     DropCaches,
+    /// Only shrinkers.
+    Shrink,
     /// posix_fadvise(2): POSIX_FADV_DONTNEED
     Forget(Span),
     /// The kernel is made to find as much memory in what the process uses.
@@ -117,6 +122,8 @@ pub(crate) enum Op {
     Remount,
     /// Pages move to the GPU, after a load or a store.
     Send { span: Span, write: bool },
+    /// Pages move to the GPU by way of a mapping that is only for reading, after a load by way of both.
+    SendReadOnly(Span),
     /// Pages move back.
     Recall(Span),
     /// The GPU stores one value everywhere.
@@ -172,6 +179,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => seeded().prop_map(|(span, seed)| Op::ForkWrite { span, seed }),
         8 => (seeded(), any::<bool>())
             .prop_map(|((span, seed), gpu)| Op::PrivateWrite { span, seed, gpu }),
+        2 => (seeded(), any::<u32>())
+            .prop_map(|((span, seed), value)| Op::PrivateFork { span, seed, value }),
         16 => span().prop_map(Op::Read),
         8 => span().prop_map(Op::DirectRead),
         16 => span().prop_map(Op::MapRead),
@@ -187,10 +196,12 @@ fn op() -> impl Strategy<Value = Op> {
         8 => Just(Op::Msync),
         8 => span().prop_map(Op::Forget),
         8 => span().prop_map(Op::PageOut),
+        3 => Just(Op::Shrink),
         // Each of these takes as long as a hundred others. There is a remount after each sequence.
         1 => prop_oneof![3 => Just(Op::DropCaches), 1 => span().prop_map(Op::Reclaim)],
         2 => Just(Op::Remount),
         48 => (span(), any::<bool>()).prop_map(|(span, write)| Op::Send { span, write }),
+        12 => span().prop_map(Op::SendReadOnly),
         12 => span().prop_map(Op::Recall),
         16 => valued().prop_map(|(span, value)| Op::GpuFill { span, value }),
         24 => valued().prop_map(|(span, value)| Op::GpuAdd { span, value }),
@@ -219,6 +230,11 @@ fn fault() -> impl Strategy<Value = Fault> {
 fn op_or_fault() -> impl Strategy<Value = Op> {
     let op = op().prop_map(|op| match op {
         Op::ForkWrite { span, seed } => Op::MapWrite { span, seed },
+        Op::PrivateFork { span, seed, .. } => Op::PrivateWrite {
+            span,
+            seed,
+            gpu: true,
+        },
         op => op,
     });
     prop_oneof![
@@ -235,12 +251,19 @@ pub(crate) fn sequences(len: usize, faults: bool) -> BoxedStrategy<Vec<Step>> {
         1 => Just(Look::Read),
         1 => Just(Look::Map),
     ];
-    let (op, crowd) = match faults {
-        true => (op_or_fault().boxed(), 0.0),
-        false => (op().boxed(), 0.04),
+    let op = match faults {
+        true => op_or_fault().boxed(),
+        false => op().boxed(),
     };
-    let crowd = prop::bool::weighted(crowd);
-    let step = (op, crowd, look).prop_map(|(op, crowd, look)| Step { op, crowd, look });
+    let step = (op, 0..100, look).prop_map(move |(op, chance, look)| {
+        // Direct writes have most to fear from others.
+        let crowd = match op {
+            _ if faults => false,
+            Op::DirectWrite { .. } => chance < 25,
+            _ => chance < 4,
+        };
+        Step { op, crowd, look }
+    });
     vec(step, 1..=len).boxed()
 }
 

@@ -258,6 +258,11 @@ pub fn drop_caches() -> io::Result<()> {
     fs::write("/proc/sys/vm/drop_caches", "3")
 }
 
+/// Runs all shrinkers: clean pages on devices are dropped, dirty ones come back.
+pub fn shrink() -> io::Result<()> {
+    fs::write("/proc/sys/vm/drop_caches", "2")
+}
+
 /// Moves the pages in the LRU batches of all processors to where reclaim sees them, by dropping clean
 /// page cache. No shrinker runs, so what is on a device stays there.
 pub fn empty_lru_batches() -> io::Result<()> {

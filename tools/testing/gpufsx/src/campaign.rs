@@ -123,18 +123,19 @@ impl<'a> Campaign<'a> {
     }
 
     fn attempt(&mut self, attempt: Attempt<'_>) -> Result<()> {
+        let bad_disk = self.faults.trouble.bad_disk;
+        if let (Attempt::Op(Op::Fault(Fault::Disk { .. })), false) = (attempt, bad_disk) {
+            // What the disk has from then on is known.
+            self.attempt(Attempt::Op(&Op::Remount))?;
+        }
         let before = lost()?;
         let kind = attempt.kind();
-        let bad_disk = self.faults.trouble.bad_disk;
         let result = match attempt {
             Attempt::Op(Op::Remount) if bad_disk => self.mend_disk().map(|()| true),
             Attempt::Op(Op::Fault(Fault::Disk { .. })) if bad_disk => Ok(false),
             Attempt::Op(Op::Fault(fault)) => {
-                match fault {
-                    // What the disk has from then on is known.
-                    Fault::Disk { .. } => self.attempt(Attempt::Op(&Op::Remount))?,
-                    Fault::Off if bad_disk => self.mend_disk()?,
-                    _ => {}
+                if bad_disk && matches!(fault, Fault::Off) {
+                    self.mend_disk()?;
                 }
                 self.faults.turn(*fault).map(|()| true)
             }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Faults, switched on and off: of the GPU by the knobs of its model, of the file system by filling it,
-//! of its disk by the device mapper, of the kernel's allocations by its own fault injection. What really happened is counted where it
-//! happened.
+//! of its disk by the device mapper, of the kernel's allocations by its own fault injection. What really
+//! happened is counted where it happened.
 
 use crate::exercise::Devices;
 use crate::knobs::Knob;

@@ -3,10 +3,7 @@
 //! replaced.
 
 use crate::scratch::output;
-use anyhow::Context;
 use anyhow::Result;
-use std::fs;
-use std::path::Path;
 
 /// What a disk does with requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +33,10 @@ fn dmsetup(arguments: &[&str]) -> Result<String> {
 impl Disk {
     /// One that works, on top of the block device `below`.
     pub fn on(below: &str, name: &str) -> Result<Self> {
-        let device = Path::new(below)
-            .file_name()
-            .context("a device has a name")?;
-        let size = Path::new("/sys/class/block").join(device).join("size");
         let disk = Disk {
             name: name.to_owned(),
             below: below.to_owned(),
-            sectors: fs::read_to_string(size)?.trim().parse()?,
+            sectors: output("blockdev", &["--getsz", below])?.parse()?,
         };
         dmsetup(&["create", name, "--table", &disk.table(Mode::Works)])?;
         Ok(disk)

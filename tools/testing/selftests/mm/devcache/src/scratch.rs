@@ -60,17 +60,7 @@ impl Scratch {
 
     fn mount(&mut self, source: &str, options: &str) -> Result<()> {
         let target = self.file_system().dir.display().to_string();
-        output(
-            "mount",
-            &[
-                "-t",
-                self.kind.as_str(),
-                "-o",
-                options,
-                source,
-                target.as_str(),
-            ],
-        )?;
+        output("mount", &["-t", &self.kind, "-o", options, source, &target])?;
         self.mounted = true;
         Ok(())
     }
@@ -93,6 +83,7 @@ impl Scratch {
         Ok((scratch, device))
     }
 
+    /// Makes the file system and mounts it.
     fn make(mut self, device: &str, format: &[&str], options: &str) -> Result<Self> {
         let program = format!("mkfs.{}", self.kind);
         output(&program, &[format, &["-q", device]].concat())?;

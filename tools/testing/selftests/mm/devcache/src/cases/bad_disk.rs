@@ -7,6 +7,7 @@
 use crate::case::Case;
 use crate::case::Ctx;
 use crate::cases::errors::sigbus;
+use crate::cases::formats::SIZE;
 use crate::check::same;
 use crate::check::same_bytes;
 use crate::resident::Resident;
@@ -31,9 +32,6 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 const PAGES: usize = 16;
-
-/// MiB of a disk that every kind of file system can be made on.
-const SIZE: u64 = 320;
 
 /// How long a job may take that cannot be done.
 const SOON: Duration = Duration::from_secs(20);

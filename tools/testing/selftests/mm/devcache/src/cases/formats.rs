@@ -60,7 +60,7 @@ pub(crate) const CASES: &[Case] = &[
 const PAGES: usize = 64;
 
 /// MiB of a disk that every kind of file system can be made on.
-const SIZE: u64 = 320;
+pub(crate) const SIZE: u64 = 320;
 
 /// What the GPU wrote, and what was cut out of it meanwhile, is on the disk after a power cut.
 fn survives(kind: &'static str, format: &[&str], options: &str) -> Result<()> {

@@ -8,6 +8,7 @@
 //! page cache slot. The folio stays locked from before the first to after the copy is complete.
 
 use crate::{
+    register,
     state,
     stats,
     sys, //
@@ -105,6 +106,9 @@ pub(crate) fn move_out(dst: &LockedFolio, src: &LockedFolio) -> Result {
         return Err(EBUSY);
     }
     sys::replace(mapping, dst, src, false)?;
+    // In this order: a shrinker that has nothing to look at is not called again until a charge is
+    // noted.
+    register::note(sys::pfn(dst));
     sys::note_charge(dst, sys::node(src));
     stats::PAGES_OUT.inc();
     Ok(())

@@ -15,8 +15,8 @@
 //! *Admission* moves a folio to a device inside `migrate_vma_*()` (`admit.rs`); *back* moves it to
 //! system memory (`back.rs`); a driver *registers* the memory that may take part (`register.rs`).
 //! `evict.rs` brings back what a range of device memory holds, `shrink.rs` what is charged to who
-//! is short of memory. `state.rs` says which moves are legal, `ffi.rs` has the entries for C,
-//! `sys.rs` the calls into mm, `stats.rs` the counters.
+//! is short of memory, and `held.rs` knows where that may be. `state.rs` says which moves are
+//! legal, `ffi.rs` has the entries for C, `sys.rs` the calls into mm, `stats.rs` the counters.
 //!
 //! # Why no write is lost
 //!
@@ -72,6 +72,7 @@ mod admit;
 mod back;
 mod evict;
 mod ffi;
+mod held;
 #[cfg(CONFIG_DEVCACHE_KUNIT_TEST)]
 mod kunit;
 mod register;

@@ -260,12 +260,10 @@ unsafe extern "C" fn devcache_shrink_count() -> usize {
 ///
 /// `sc` must be valid. Called by the shrinker.
 #[export]
-unsafe extern "C" fn devcache_shrink_scan(sc: *mut bindings::shrink_control) -> usize {
+unsafe extern "C" fn devcache_shrink_scan(sc: *const bindings::shrink_control) -> usize {
     // SAFETY: The shrinker lends it.
-    let sc = unsafe { &mut *sc };
-    let done = shrink::scan(sc.nr_to_scan, sc.memcg);
-    sc.nr_scanned = done.scanned;
-    done.freed
+    let sc = unsafe { &*sc };
+    shrink::scan(sc.nr_to_scan, sc.memcg)
 }
 
 /// # Safety

@@ -46,6 +46,7 @@ bool devcache_pgmap_pfns(struct dev_pagemap *pgmap, int i,
 			 unsigned long *first, unsigned long *end);
 struct dev_pagemap *devcache_folio_pgmap(struct folio *folio);
 int devcache_folio_nid(struct folio *folio);
+unsigned long devcache_folio_pfn(struct folio *folio);
 void devcache_copy_to_ram(struct devcache_copy *copies, unsigned int nr);
 pgoff_t devcache_folio_end(struct folio *folio);
 bool devcache_folio_large(struct folio *folio);
@@ -65,6 +66,6 @@ void devcache_key_put(void);
 /* Implemented in Rust. */
 int devcache_init(void);
 unsigned long devcache_shrink_count(void);
-unsigned long devcache_shrink_scan(struct shrink_control *sc);
+unsigned long devcache_shrink_scan(const struct shrink_control *sc);
 
 #endif /* _MM_DEVCACHE_INTERNAL_H */

@@ -2,6 +2,7 @@
 
 //! KUnit tests of the page protocol and of admission.
 
+use crate::held::Held;
 use crate::state::{
     admission,
     next,
@@ -89,5 +90,23 @@ mod tests {
     fn device_cannot_write_to_a_clean_page() {
         let state = State::OnDevice { dirty: false };
         assert_eq!(next(state, Event::DeviceWrite, Backing::Store), None);
+    }
+
+    #[test]
+    fn held_pages_are_counted_once() -> Result {
+        let mut held = Held::new(130)?;
+        for page in [0, 64, 129, 64] {
+            held.insert(page);
+        }
+        assert_eq!(held.count(), 3);
+        assert_eq!(held.next(0), Some(0));
+        assert_eq!(held.next(1), Some(64));
+        assert_eq!(held.next(65), Some(129));
+        assert_eq!(held.next(130), None);
+        held.remove(64);
+        held.remove(63);
+        assert_eq!(held.count(), 2);
+        assert_eq!(held.next(1), Some(129));
+        Ok(())
     }
 }

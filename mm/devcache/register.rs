@@ -11,9 +11,13 @@
 //! the flag; unregistering clears the flag, has a full barrier, and tests for allocated folios.
 //! Either admission finds the device closed, or the scan finds the folio and waits for its lock,
 //! which is held until the migration is over.
+//!
+//! Where folios of files are is noted for the shrinker, under the lock of the list. It finds a page
+//! free under the same lock, so a folio that moves there later is noted again.
 
 use crate::{
     evict,
+    held::Held,
     sys::{
         self,
         Pagemap, //
@@ -43,7 +47,7 @@ struct Devices {
     ranges: KVec<Memory>,
     /// Index in `ranges` of what is looked at next.
     turn: usize,
-    /// How many pages of that have been looked at.
+    /// The page of that from which on it is looked at.
     passed: usize,
 }
 
@@ -51,6 +55,8 @@ struct Devices {
 struct Memory {
     pgmap: Pagemap,
     pfns: Range<usize>,
+    /// Pages from the start of `pfns`.
+    held: Held,
 }
 
 impl Devices {
@@ -62,13 +68,13 @@ impl Devices {
         }
     }
 
-    /// The next page frame number in the order of memory, round and round.
-    fn next_pfn(&mut self) -> Option<usize> {
+    /// The next page that may hold a folio, in the order of memory, round and round.
+    fn next_page(&mut self) -> Option<(&mut Memory, usize)> {
         for _ in 0..=self.ranges.len() {
             let memory = self.ranges.get(self.turn);
-            if let Some(pfn) = memory.and_then(|memory| memory.pfns.clone().nth(self.passed)) {
-                self.passed += 1;
-                return Some(pfn);
+            if let Some(page) = memory.and_then(|memory| memory.held.next(self.passed)) {
+                self.passed = page + 1;
+                return self.ranges.get_mut(self.turn).map(|memory| (memory, page));
             }
             self.passed = 0;
             self.turn = memory.map_or(0, |_| self.turn + 1);
@@ -94,11 +100,14 @@ pub(crate) fn register(pgmap: &Pagemap) -> Result {
         return Err(EINVAL);
     }
     for pfns in pgmap.pfn_ranges() {
-        let memory = Memory {
-            pgmap: pgmap.clone(),
-            pfns,
-        };
-        if let Err(err) = remember(memory) {
+        let remembered = Held::new(pfns.len()).and_then(|held| {
+            remember(Memory {
+                pgmap: pgmap.clone(),
+                pfns,
+                held,
+            })
+        });
+        if let Err(err) = remembered {
             forget(pgmap);
             return Err(err);
         }
@@ -136,18 +145,34 @@ fn remember(memory: Memory) -> Result {
     }
 }
 
-/// Takes the memory of `pgmap` from the registered memory.
+/// Takes the memory of `pgmap` from the registered memory. May sleep.
 fn forget(pgmap: &Pagemap) {
-    DEVICES
-        .lock()
-        .ranges
-        .retain(|memory| memory.pgmap != *pgmap);
+    loop {
+        let mut devices = DEVICES.lock();
+        let place = (devices.ranges.iter()).position(|memory| memory.pgmap == *pgmap);
+        let Some(gone) = place.and_then(|place| devices.ranges.remove(place).ok()) else {
+            break;
+        };
+        // What is large may sleep when it is freed.
+        drop(devices);
+        drop(gone);
+    }
 }
 
-/// How many pages of registered memory there are, in use or not.
+/// Notes that a folio of a file is at `pfn`, unless that is not registered any more.
+pub(crate) fn note(pfn: usize) {
+    let mut devices = DEVICES.lock();
+    if let Some(memory) = (devices.ranges.iter_mut()).find(|memory| memory.pfns.contains(&pfn)) {
+        memory.held.insert(pfn - memory.pfns.start);
+    }
+}
+
+/// How many pages may hold folios of files.
 pub(crate) fn pages() -> usize {
     let devices = DEVICES.lock();
-    devices.ranges.iter().map(|memory| memory.pfns.len()).sum()
+    (devices.ranges.iter())
+        .map(|memory| memory.held.count())
+        .sum()
 }
 
 /// Looks for the next page in use, at most at `limit` pages. Returns how many it looked at.
@@ -156,12 +181,13 @@ pub(crate) fn pages() -> usize {
 pub(crate) fn next_folio(limit: usize) -> (usize, Option<ARef<Folio>>) {
     let mut devices = DEVICES.lock();
     for passed in 0..limit {
-        let Some(pfn) = devices.next_pfn() else {
+        let Some((memory, page)) = devices.next_page() else {
             return (passed, None);
         };
-        if let Some(folio) = sys::folio_at(pfn) {
+        if let Some(folio) = sys::folio_at(memory.pfns.start + page) {
             return (passed + 1, Some(folio));
         }
+        memory.held.remove(page);
     }
     (limit, None)
 }

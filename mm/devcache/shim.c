@@ -131,6 +131,11 @@ struct dev_pagemap *devcache_folio_pgmap(struct folio *folio)
 	return folio->pgmap;
 }
 
+unsigned long devcache_folio_pfn(struct folio *folio)
+{
+	return folio_pfn(folio);
+}
+
 int devcache_folio_nid(struct folio *folio)
 {
 	return folio_nid(folio);

@@ -31,16 +31,7 @@ use kernel::{
     sync::aref::ARef, //
 };
 
-/// What one call did, in pages.
-#[derive(Default)]
-pub(crate) struct Progress {
-    /// Looked at.
-    pub(crate) scanned: usize,
-    /// Dropped.
-    pub(crate) freed: usize,
-}
-
-/// How many pages there are to look at.
+/// How many pages there are to look at: a few more than are in use.
 pub(crate) fn count() -> usize {
     if sys::is_broken(bindings::devcache_rule_DEVCACHE_RULE_SHRINK) {
         return 0;
@@ -49,18 +40,19 @@ pub(crate) fn count() -> usize {
 }
 
 /// Looks at up to `nr` pages of device memory for those charged to `memcg`, which is null if memory
-/// is not charged.
-pub(crate) fn scan(nr: usize, memcg: *mut bindings::mem_cgroup) -> Progress {
-    let mut done = Progress::default();
-    while done.scanned < nr {
-        let (passed, found) = register::next_folio(nr - done.scanned);
-        done.scanned += passed;
+/// is not charged. Returns how many were freed; looks at fewer only if there are no more.
+pub(crate) fn scan(nr: usize, memcg: *mut bindings::mem_cgroup) -> usize {
+    let mut freed = 0;
+    let mut rest = nr.min(register::pages());
+    while rest != 0 {
+        let (passed, found) = register::next_folio(rest);
+        rest -= passed;
         let Some(folio) = found else { break };
         if reclaim(folio, memcg) {
-            done.freed += 1;
+            freed += 1;
         }
     }
-    done
+    freed
 }
 
 /// Takes a page from the device, if that is possible without waiting for anybody. Returns whether

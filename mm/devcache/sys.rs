@@ -268,6 +268,12 @@ pub(crate) fn killed() -> bool {
     unsafe { bindings::devcache_killed() }
 }
 
+/// The page frame number of a folio's first page.
+pub(crate) fn pfn(folio: &Folio) -> usize {
+    // SAFETY: The folio is valid.
+    unsafe { bindings::devcache_folio_pfn(folio.as_raw()) }
+}
+
 /// Takes a reference on the folio at `pfn` unless it is free.
 pub(crate) fn folio_at(pfn: usize) -> Option<ARef<Folio>> {
     // SAFETY: `pfn` is in the range of a live pagemap, so it has a `struct page`.

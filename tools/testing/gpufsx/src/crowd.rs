@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Others who use the file while something is done to it: they change nothing, so what must be in it
-//! afterwards is the same. Pages are read in, move and come back in the middle of the operation.
+//! afterwards is the same. Pages are read in, move, come back and are written to the disk in the middle of
+//! the operation.
 
 use crate::step::Op;
 use crate::step::MAX;
@@ -33,7 +34,8 @@ fn may_be_met(op: &Op) -> bool {
     )
 }
 
-/// Does `work`, which is that of `op`, while others read the `len` bytes of a file and move its pages.
+/// Does `work`, which is that of `op`, while others read the `len` bytes of a file, move its pages and
+/// sync it.
 pub(crate) fn meet<R>(
     gpu: &Gpu,
     path: &Path,
@@ -48,7 +50,7 @@ pub(crate) fn meet<R>(
     let file = File::options().read(true).write(true).open(path)?;
     let map = Map::shared(&file, MAX)?;
     let over = AtomicBool::new(false);
-    let begin = Barrier::new(2);
+    let begin = Barrier::new(3);
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut page = [0; PAGE];
@@ -59,6 +61,12 @@ pub(crate) fn meet<R>(
                     let _ = file.read_at(&mut page, (at * PAGE) as u64);
                 }
                 let _ = gpu.migrate(&map, pages.clone(), Direction::ToVram);
+            }
+        });
+        scope.spawn(|| {
+            begin.wait();
+            while !over.load(Ordering::Relaxed) {
+                let _ = file.sync_data();
             }
         });
         begin.wait();

@@ -9,6 +9,7 @@
 mod access;
 mod book;
 mod campaign;
+mod census;
 mod crowd;
 mod differs;
 mod effect;
@@ -23,6 +24,7 @@ mod step;
 use anyhow::Context;
 use anyhow::Result;
 use campaign::Campaign;
+use census::Census;
 use clap::Parser;
 use devcache_selftests::figures::Figures;
 use devcache_selftests::kmsg;
@@ -114,6 +116,11 @@ fn runner(seed: u64) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed))
 }
 
+/// How large the file of a sequence is, about, in bytes. In a small one more operations meet.
+fn size(seed: u64) -> usize {
+    step::MAX >> (seed % 3 * 2)
+}
+
 /// What operations are done with and on.
 struct Ground<'a> {
     devices: &'a Devices,
@@ -129,9 +136,10 @@ impl Ground<'_> {
     /// Does the steps on a new file.
     fn exercise(&self, steps: &[Step]) -> Result<()> {
         if !self.faults {
+            let census = Census::take()?;
             let mount = self.fs.mount()?;
-            let mut exercise = Exercise::new(self.devices, &mount, false)?;
-            return exercise.run(steps);
+            Exercise::new(self.devices, &mount, false)?.run(steps)?;
+            return census.check();
         }
         let left = self.scratch.take();
         let scratch = match left.filter(|scratch| scratch.file_system().mount().is_ok()) {
@@ -175,7 +183,7 @@ fn random(
             break;
         }
         let mut runner = runner(seed);
-        let sequence = step::sequences(length, ground.faults)
+        let sequence = step::sequences(length, size(seed), ground.faults)
             .new_tree(&mut runner)
             .map_err(|reason| anyhow::anyhow!("no sequence: {reason}"))?;
         let operations = sequence.current().len();

@@ -41,9 +41,9 @@ impl Span {
         at * unit..(at + len) * unit
     }
 
-    fn any() -> impl Strategy<Value = Span> {
-        let len = prop_oneof![2 => 1..64_usize, 2 => 1..3 * 4096_usize, 1 => 1..MAX];
-        (0..MAX, len).prop_map(|(at, len)| Span { at, len })
+    fn any(size: usize) -> impl Strategy<Value = Span> {
+        let len = prop_oneof![2 => 1..64_usize, 2 => 1..3 * 4096_usize, 1 => 1..size];
+        (0..size, len).prop_map(|(at, len)| Span { at, len })
     }
 }
 
@@ -168,10 +168,10 @@ pub(crate) struct Step {
     pub(crate) look: Look,
 }
 
-fn op() -> impl Strategy<Value = Op> {
-    let span = Span::any;
-    let seeded = || (Span::any(), any::<u64>());
-    let valued = || (Span::any(), any::<u32>());
+fn op(size: usize) -> impl Strategy<Value = Op> {
+    let span = || Span::any(size);
+    let seeded = || (span(), any::<u64>());
+    let valued = || (span(), any::<u32>());
     prop_oneof![
         24 => seeded().prop_map(|(span, seed)| Op::Write { span, seed }),
         12 => seeded().prop_map(|(span, seed)| Op::DirectWrite { span, seed }),
@@ -185,7 +185,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => span().prop_map(Op::DirectRead),
         16 => span().prop_map(Op::MapRead),
         8 => span().prop_map(Op::RingRead),
-        16 => (0..=MAX).prop_map(Op::Truncate),
+        16 => (0..=size).prop_map(Op::Truncate),
         8 => span().prop_map(Op::Punch),
         8 => span().prop_map(Op::Zero),
         4 => span().prop_map(Op::Preallocate),
@@ -196,7 +196,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => Just(Op::Msync),
         8 => span().prop_map(Op::Forget),
         8 => span().prop_map(Op::PageOut),
-        3 => Just(Op::Shrink),
+        8 => Just(Op::Shrink),
         // Each of these takes as long as a hundred others. There is a remount after each sequence.
         1 => prop_oneof![3 => Just(Op::DropCaches), 1 => span().prop_map(Op::Reclaim)],
         2 => Just(Op::Remount),
@@ -227,8 +227,8 @@ fn fault() -> impl Strategy<Value = Fault> {
 }
 
 /// An operation, or a fault. What a child meets it could tell only as text, so it is met here.
-fn op_or_fault() -> impl Strategy<Value = Op> {
-    let op = op().prop_map(|op| match op {
+fn op_or_fault(size: usize) -> impl Strategy<Value = Op> {
+    let op = op(size).prop_map(|op| match op {
         Op::ForkWrite { span, seed } => Op::MapWrite { span, seed },
         Op::PrivateFork { span, seed, .. } => Op::PrivateWrite {
             span,
@@ -243,23 +243,24 @@ fn op_or_fault() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Sequences of up to `len` steps, with faults or without.
-pub(crate) fn sequences(len: usize, faults: bool) -> BoxedStrategy<Vec<Step>> {
+/// Sequences of up to `len` steps on a file of about `size` bytes, with faults or without.
+pub(crate) fn sequences(len: usize, size: usize, faults: bool) -> BoxedStrategy<Vec<Step>> {
     let look = prop_oneof![
-        4 => Just(Look::Size),
-        4 => Just(Look::Gpu),
+        8 => Just(Look::Size),
+        6 => Just(Look::Gpu),
         1 => Just(Look::Read),
         1 => Just(Look::Map),
     ];
     let op = match faults {
-        true => op_or_fault().boxed(),
-        false => op().boxed(),
+        true => op_or_fault(size).boxed(),
+        false => op(size).boxed(),
     };
     let step = (op, 0..100, look).prop_map(move |(op, chance, look)| {
-        // Direct writes have most to fear from others.
+        // What drops pages has most to fear from others.
         let crowd = match op {
             _ if faults => false,
             Op::DirectWrite { .. } => chance < 25,
+            Op::Truncate(_) | Op::Punch(_) | Op::Zero(_) => chance < 15,
             _ => chance < 4,
         };
         Step { op, crowd, look }

@@ -272,11 +272,16 @@ fn test(
             (steps.len(), failure)
         }
     };
-    let mut figures = Tally::now()?.since(before).figures();
+    let moved = Tally::now()?.since(before);
+    let mut figures = moved.figures();
     figures.add(done as u64, "operations");
     figures.add_all(&ground.figures.borrow());
     report.diagnostic(&figures.to_string())?;
     let Some(failure) = failure else {
+        if moved.out == 0 && options.replay.is_none() {
+            report.diagnostic("no page moved to a device, so this shows nothing")?;
+            return Ok(Verdict::Fail);
+        }
         return Ok(Verdict::Pass);
     };
     report.diagnostic(&format!(

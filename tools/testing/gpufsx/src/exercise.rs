@@ -250,12 +250,14 @@ impl<'a> Exercise<'a> {
                 let stored = bytes(seed, range.len());
                 let mut added = stored.clone();
                 add_u32(&mut added, value);
+                let all = pages(&(0..want.len()));
+                access.touch(&private, all.clone())?;
                 access.store(&private, range.start, &stored)?;
                 let holds = |want: &[u8]| -> Result<()> {
                     let got = access.load(&private, range.clone())?;
                     Ok(same(&got, want, range.start)?)
                 };
-                let send = || match pages(&range) {
+                let send = || match all.clone() {
                     none if none.is_empty() => Ok(()),
                     some => gpu.migrate(&private, some, Direction::ToVram).map(drop),
                 };

@@ -79,8 +79,8 @@ pub(crate) enum Op {
     ForkWrite { span: Span, seed: u64 },
     /// A private mapping is read and written to, by the GPU or by the CPU; the file stays as it is.
     PrivateWrite { span: Span, seed: u64, gpu: bool },
-    /// What was stored to a private mapping moves to the GPU, before and after a fork, and the GPU adds
-    /// to it; the child has what was stored.
+    /// What was stored to a private mapping moves to the GPU with the rest of the file, before and after
+    /// a fork, and the GPU adds to it; the child has what was stored.
     PrivateFork { span: Span, seed: u64, value: u32 },
     /// pread(2)
     Read(Span),

@@ -53,6 +53,11 @@
 //! The shrinker runs in reclaim, below all of these. It tries folio locks, and does not allocate
 //! what is not free.
 //!
+//! The lock of the list of registered memory is a spinlock and a leaf. Admission takes it with both
+//! folios locked, to note where a folio is (`held.rs`). The shrinker takes it with none, and under
+//! it only tries to get a reference. No bits are allocated or freed under it: a driver that
+//! registers allocates them before, with `GFP_KERNEL`, and one that unregisters frees them after.
+//!
 //! Admission runs under a page table lock and only tries locks. A folio that is pinned, under
 //! writeback or busy in another way stays where it is.
 //!

@@ -41,33 +41,31 @@ impl Held {
     }
 
     fn bits(&self) -> &Bitmap {
-        // SAFETY: By the type invariants; who has a reference to `self` only reads.
+        // SAFETY: By the type invariants; nobody writes while there is a reference to `self`.
         unsafe { Bitmap::from_raw(self.words.as_ptr(), self.pages) }
     }
 
-    fn bits_mut(&mut self) -> &mut Bitmap {
-        // SAFETY: By the type invariants; the reference to `self` is the only one.
-        unsafe { Bitmap::from_raw_mut(self.words.as_mut_ptr(), self.pages) }
-    }
-
-    fn contains(&self, page: usize) -> bool {
-        self.next(page) == Some(page)
+    /// The word with the bit of a page, and that bit: where a [`Bitmap`] has it.
+    fn bit_mut(&mut self, page: usize) -> Option<(&mut usize, usize)> {
+        const BITS: usize = usize::BITS as usize;
+        let word = self.words.get_mut(page / BITS)?;
+        Some((word, 1 << (page % BITS)))
     }
 
     /// Adds a page of the range.
     pub(crate) fn insert(&mut self, page: usize) {
-        if !self.contains(page) {
+        if let Some((word, bit)) = self.bit_mut(page).filter(|(word, bit)| **word & bit == 0) {
             // INVARIANT: One more is set.
-            self.bits_mut().set_bit(page);
+            *word |= bit;
             self.count += 1;
         }
     }
 
     /// Removes a page.
     pub(crate) fn remove(&mut self, page: usize) {
-        if self.contains(page) {
+        if let Some((word, bit)) = self.bit_mut(page).filter(|(word, bit)| **word & bit != 0) {
             // INVARIANT: One less is set.
-            self.bits_mut().clear_bit(page);
+            *word &= !bit;
             self.count -= 1;
         }
     }

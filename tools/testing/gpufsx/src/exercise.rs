@@ -257,9 +257,11 @@ impl<'a> Exercise<'a> {
                     let got = access.load(&private, range.clone())?;
                     Ok(same(&got, want, range.start)?)
                 };
-                let send = || match all.clone() {
-                    none if none.is_empty() => Ok(()),
-                    some => gpu.migrate(&private, some, Direction::ToVram).map(drop),
+                let send = || -> Result<()> {
+                    if !all.is_empty() {
+                        gpu.migrate(&private, all.clone(), Direction::ToVram)?;
+                    }
+                    Ok(())
                 };
                 send()?;
                 let parent = || {

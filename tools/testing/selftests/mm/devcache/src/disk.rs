@@ -3,7 +3,9 @@
 //! replaced.
 
 use crate::scratch::output;
+use crate::skip::skip;
 use anyhow::Result;
+use std::path::Path;
 
 /// What a disk does with requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,9 @@ fn dmsetup(arguments: &[&str]) -> Result<String> {
 impl Disk {
     /// One that works, on top of the block device `below`.
     pub fn on(below: &str, name: &str) -> Result<Self> {
+        if !Path::new("/sys/class/misc/device-mapper").exists() {
+            return skip("the kernel has no device mapper");
+        }
         let disk = Disk {
             name: name.to_owned(),
             below: below.to_owned(),

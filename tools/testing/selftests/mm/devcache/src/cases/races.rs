@@ -24,6 +24,7 @@ use nix::fcntl::FallocateFlags;
 use nix::sys::mman::MmapAdvise;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::disk("held_in_a_batch", held_in_a_batch),
     Case::disk("direct_write_against_back", direct_write_against_back),
     Case::every("hole_against_back", hole_against_back),
+    Case::every("hole_against_read", hole_against_read),
     Case::disk("shmem_page_becomes_file_page", reused),
     Case::every("mappings_change_all_the_time", mappings_change),
 ];
@@ -169,6 +171,45 @@ fn hole_against_back(ctx: &Ctx) -> Result<()> {
         "there is something at {first:#x?} in the hole"
     );
     Ok(())
+}
+
+/// Page after page becomes a hole while others read it: what was there before is gone afterwards. No page is
+/// on a device (`check_range_has_page` of btrfs).
+fn hole_against_read(ctx: &Ctx) -> Result<()> {
+    const PAGES: usize = 256;
+    const ROUNDS: usize = 4;
+    const READERS: usize = 3;
+    let file = ctx.file("holes")?;
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let at = AtomicUsize::new(0);
+    let over = AtomicBool::new(false);
+
+    let punch_all = || -> Result<()> {
+        for _ in 0..ROUNDS {
+            file.write_all_at(&[0xaa; PAGES * PAGE], 0)?;
+            file.sync_all()?;
+            for page in (0..PAGES * PAGE).step_by(PAGE) {
+                at.store(page, Ordering::Relaxed);
+                fallocate(&file, flags, i64::try_from(page)?, PAGE as i64)?;
+                let mut got = [0xaa; PAGE];
+                file.read_exact_at(&mut got, page as u64)?;
+                ensure!(got == [0; PAGE], "something is left at {page:#x}");
+            }
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        for _ in 0..READERS {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let _ = file.read_at(&mut [0; PAGE], at.load(Ordering::Relaxed) as u64);
+                }
+            });
+        }
+        let punched = punch_all();
+        over.store(true, Ordering::Relaxed);
+        punched
+    })
 }
 
 /// A device page that was shmem's counts as a page of a file when it becomes one

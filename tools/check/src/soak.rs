@@ -192,6 +192,11 @@ fn text(args: &Args, rows: &[Row], failures: &str) -> Result<String> {
     Ok(text)
 }
 
+/// Seconds for the next turn if so many of its round are left: some turns take longer than they should.
+fn share(left: u64, turns: usize) -> u64 {
+    (left / turns as u64).clamp(SHORTEST, LONGEST)
+}
+
 /// Does it all; says whether nothing failed.
 pub fn soak(args: &Args, report: &Path) -> Result<bool> {
     let begin = Instant::now();
@@ -200,16 +205,15 @@ pub fn soak(args: &Args, report: &Path) -> Result<bool> {
     for kernel in ["test", "kasan"] {
         rows.extend(Task::ALL.map(|task| Row::new(kernel, task)));
     }
-    let turn = (whole.as_secs() / rows.len() as u64).clamp(SHORTEST, LONGEST);
     let mut failures = String::new();
     for number in 0.. {
         let left = whole.saturating_sub(begin.elapsed()).as_secs();
         if left == 0 {
             break;
         }
-        let seconds = turn.min(left).max(SHORTEST);
         let round = (number / rows.len()) as u64;
         let row = number % rows.len();
+        let seconds = share(left, rows.len() - row);
         let said = take_turn(args, &mut rows[row], seconds, round)?;
         print!("{said}");
         failures += &said;
@@ -287,6 +291,14 @@ mod tests {
                     failures:\ntest, random operations, seed 4: b\n  why\n";
         assert_eq!(text, want);
         Ok(())
+    }
+
+    #[test]
+    fn who_takes_longer_leaves_less() {
+        assert_eq!(share(3600, 12), 300);
+        assert_eq!(share(1000, 5), 200);
+        assert_eq!(share(1000, 1), 1000);
+        assert_eq!((share(10, 12), share(1 << 20, 12)), (SHORTEST, LONGEST));
     }
 
     #[test]

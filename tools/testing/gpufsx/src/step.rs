@@ -259,8 +259,8 @@ pub(crate) fn sequences(len: usize, size: usize, faults: bool) -> BoxedStrategy<
         // What drops pages has most to fear from others.
         let crowd = match op {
             _ if faults => false,
-            Op::DirectWrite { .. } => chance < 25,
-            Op::Truncate(_) | Op::Punch(_) | Op::Zero(_) => chance < 15,
+            Op::DirectWrite { .. } | Op::Punch(_) | Op::Zero(_) => chance < 25,
+            Op::Truncate(_) => chance < 15,
             _ => chance < 4,
         };
         Step { op, crowd, look }

@@ -21,6 +21,7 @@ use devcache_selftests::gpu::Direction;
 use devcache_selftests::gpu::Work;
 use devcache_selftests::map::Map;
 use devcache_selftests::scratch::Scratch;
+use devcache_selftests::sys;
 use devcache_selftests::PAGE;
 use std::fs;
 use std::fs::File;
@@ -76,7 +77,8 @@ fn reads(ctx: &Ctx) -> Result<()> {
     same_bytes("the disk", &fs::read(&path)?, &want)
 }
 
-/// fsync of what the GPU wrote says that it cannot be written, and the disk has what it had.
+/// What the GPU wrote cannot be written when somebody else who has the file open wants it to be: fsync says
+/// so, though the disk works again, and the disk has what it had.
 fn writes(ctx: &Ctx) -> Result<()> {
     let scratch = scratch(ctx)?;
     let own = Ctx::new(&scratch.file_system())?;
@@ -86,7 +88,11 @@ fn writes(ctx: &Ctx) -> Result<()> {
     file.send(0..PAGES, Touch::Write)?;
     file.gpu_add(0..PAGES, 0x0505_0505)?;
     file.on_device(0..PAGES)?;
+    let other = File::open(own.path("resident"))?;
     disk(&scratch)?.set(Mode::FailsToWrite)?;
+    // It may hear of it, but on btrfs the error is known only later.
+    let _ = sys::sync_range(&other, 0..PAGES * PAGE);
+    disk(&scratch)?.set(Mode::Works)?;
     let error = file.file.sync_all().err().context("fsync succeeded")?;
     let errno = error.raw_os_error();
     ensure!(
@@ -94,7 +100,7 @@ fn writes(ctx: &Ctx) -> Result<()> {
         "fsync: {error}"
     );
 
-    disk(&scratch)?.set(Mode::Works)?;
+    drop(other);
     let (path, _) = file.close();
     own.mount.remount()?;
     same_bytes("the disk", &fs::read(&path)?, &before)

@@ -177,18 +177,22 @@ fn hole_against_back(ctx: &Ctx) -> Result<()> {
 /// on a device (`check_range_has_page` of btrfs).
 fn hole_against_read(ctx: &Ctx) -> Result<()> {
     const PAGES: usize = 256;
-    const ROUNDS: usize = 4;
     const READERS: usize = 3;
+    const TIME: Duration = Duration::from_secs(2);
     let file = ctx.file("holes")?;
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     let at = AtomicUsize::new(0);
     let over = AtomicBool::new(false);
 
     let punch_all = || -> Result<()> {
-        for _ in 0..ROUNDS {
+        let begin = Instant::now();
+        while begin.elapsed() < TIME {
             file.write_all_at(&[0xaa; PAGES * PAGE], 0)?;
             file.sync_all()?;
             for page in (0..PAGES * PAGE).step_by(PAGE) {
+                if begin.elapsed() > TIME {
+                    break;
+                }
                 at.store(page, Ordering::Relaxed);
                 fallocate(&file, flags, i64::try_from(page)?, PAGE as i64)?;
                 let mut got = [0xaa; PAGE];

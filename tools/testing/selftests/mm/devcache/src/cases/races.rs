@@ -177,6 +177,7 @@ fn hole_against_back(ctx: &Ctx) -> Result<()> {
 /// on a device (`check_range_has_page` of btrfs).
 fn hole_against_read(ctx: &Ctx) -> Result<()> {
     const PAGES: usize = 256;
+    const FEWEST: usize = 64;
     const READERS: usize = 3;
     const TIME: Duration = Duration::from_secs(2);
     let file = ctx.file("holes")?;
@@ -186,19 +187,19 @@ fn hole_against_read(ctx: &Ctx) -> Result<()> {
 
     let punch_all = || -> Result<()> {
         let begin = Instant::now();
-        while begin.elapsed() < TIME {
-            file.write_all_at(&[0xaa; PAGES * PAGE], 0)?;
-            file.sync_all()?;
-            for page in (0..PAGES * PAGE).step_by(PAGE) {
-                if begin.elapsed() > TIME {
-                    break;
-                }
-                at.store(page, Ordering::Relaxed);
-                fallocate(&file, flags, i64::try_from(page)?, PAGE as i64)?;
-                let mut got = [0xaa; PAGE];
-                file.read_exact_at(&mut got, page as u64)?;
-                ensure!(got == [0; PAGE], "something is left at {page:#x}");
+        let mut holes = 0;
+        while holes < FEWEST || begin.elapsed() < TIME {
+            let page = holes % PAGES * PAGE;
+            if page == 0 {
+                file.write_all_at(&[0xaa; PAGES * PAGE], 0)?;
+                file.sync_all()?;
             }
+            at.store(page, Ordering::Relaxed);
+            fallocate(&file, flags, i64::try_from(page)?, PAGE as i64)?;
+            let mut got = [0xaa; PAGE];
+            file.read_exact_at(&mut got, page as u64)?;
+            ensure!(got == [0; PAGE], "something is left at {page:#x}");
+            holes += 1;
         }
         Ok(())
     };

@@ -135,7 +135,7 @@ static inline void devcache_may_wait(struct address_space *mapping, bool nowait)
  * lock or i_mmap_rwsem.
  * Return: the folio that is at @index now, with a reference that keeps it in
  * system memory; NULL if there is none, so that the caller looks up again;
- * ERR_PTR(-EAGAIN) if that would have to wait. If @mapping is exiting, @folio.
+ * ERR_PTR(-EAGAIN) if that would have to wait.
  */
 struct folio *devcache_back(struct address_space *mapping, pgoff_t index,
 			    struct folio *folio, bool nowait);

@@ -49,10 +49,6 @@ pub(crate) fn find(
     folio: ARef<Folio>,
     nowait: bool,
 ) -> Result<Option<ARef<Folio>>> {
-    // All folios are about to be dropped; a copy would be wasted.
-    if mapping.is_exiting() {
-        return Ok(Some(folio));
-    }
     if nowait {
         return Err(EAGAIN);
     }

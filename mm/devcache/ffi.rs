@@ -118,7 +118,7 @@ unsafe extern "C" fn devcache_back_batch(
         for (found, candidate) in folios.iter_mut().zip(&mut candidates) {
             let slot = Slot(found);
             let folio = slot.folio();
-            if folio.is_device_private() && !mapping.is_exiting() {
+            if folio.is_device_private() {
                 *candidate = Some((folio.into(), Destination::alloc(mapping)));
             }
         }

@@ -14,6 +14,7 @@ use anyhow::Context;
 use anyhow::Result;
 use devcache_selftests::gpu::Direction;
 use devcache_selftests::map::Map;
+use devcache_selftests::scratch::Scratch;
 use devcache_selftests::stats::Counters;
 use devcache_selftests::sys;
 use devcache_selftests::uffd::Mode;
@@ -22,10 +23,13 @@ use devcache_selftests::PAGE;
 use nix::fcntl::fallocate;
 use nix::fcntl::FallocateFlags;
 use nix::sys::mman::MmapAdvise;
+use std::fs;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -35,6 +39,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::disk("direct_write_against_back", direct_write_against_back),
     Case::every("hole_against_back", hole_against_back),
     Case::every("hole_against_read", hole_against_read),
+    Case::only("ext4", "unlink_against_commit", unlink_against_commit),
     Case::disk("shmem_page_becomes_file_page", reused),
     Case::every("mappings_change_all_the_time", mappings_change),
 ];
@@ -286,4 +291,33 @@ fn mappings_change(ctx: &Ctx) -> Result<()> {
     let all = 2 * u64::from(TIMES) * PAGES as u64;
     ensure!(moved > all / 2, "only {moved} of {all} pages moved");
     file.is_right()
+}
+
+/// A file is removed while the journal of ext4 writes its data, which it does without a reference to the
+/// file. No page of the device gets to the disk: the one that is loop-mounted here would fault.
+fn unlink_against_commit(_: &Ctx) -> Result<()> {
+    const ROUNDS: u32 = 40;
+    const PAGES: usize = 128;
+    let scratch = Scratch::on_disk("ext4", 64, &[], "nodelalloc")?;
+    let ctx = Ctx::new(&scratch.file_system())?;
+    let whole = File::open(&ctx.dir)?;
+    ctx.gpu()?;
+
+    for round in 0..ROUNDS {
+        let file = Resident::dirty(&ctx, PAGES)?;
+        let begin = Barrier::new(2);
+        thread::scope(|scope| {
+            let commits = scope.spawn(|| {
+                begin.wait();
+                thread::sleep(Duration::from_micros(50) * round);
+                nix::unistd::syncfs(&whole)
+            });
+            let (path, _) = file.close();
+            begin.wait();
+            fs::remove_file(path)?;
+            commits.join().expect("does not panic")?;
+            anyhow::Ok(())
+        })?;
+    }
+    Ok(())
 }

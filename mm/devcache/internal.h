@@ -60,8 +60,7 @@ bool devcache_drop_clean(struct address_space *mapping, struct folio *folio);
 bool devcache_charged_to(struct folio *folio, struct mem_cgroup *memcg);
 void devcache_note_charge(struct folio *folio, int nid);
 void devcache_may_sleep(void);
-void devcache_key_get(void);
-void devcache_key_put(void);
+void devcache_hooks_on(void);
 
 /* Implemented in Rust. */
 int devcache_init(void);

@@ -2,9 +2,10 @@
 
 //! Which device memory takes part.
 //!
-//! The hooks are off until the first driver registers and again after the last has gone. A pagemap
-//! that is closed for admission (`PGMAP_DEVCACHE` is clear) may still hold device folios;
-//! unregistering returns when it holds none.
+//! The hooks are off until the first driver registers. They stay on after the last has gone:
+//! whoever looked up a device folio before it came back has a reference to it, and asks the hooks
+//! later what it is. A pagemap that is closed for admission (`PGMAP_DEVCACHE` is clear) may still
+//! hold device folios; unregistering returns when it holds none.
 //!
 //! A destination is allocated and locked before the page cache slot is switched to it, so a
 //! migration that runs at the same time is seen: admission allocates, has a full barrier, and tests
@@ -123,7 +124,6 @@ pub(crate) fn unregister(pgmap: &Pagemap) {
     smp_mb(Full);
     forget(pgmap);
     pgmap.pfn_ranges().for_each(evict::range);
-    sys::hooks_off();
 }
 
 /// Adds to the registered memory. The list grows outside of its lock, under which reclaim may wait.

@@ -269,14 +269,9 @@ void devcache_may_sleep(void)
 	might_sleep();
 }
 
-void devcache_key_get(void)
+void devcache_hooks_on(void)
 {
-	static_branch_inc(&devcache_key);
-}
-
-void devcache_key_put(void)
-{
-	static_branch_dec(&devcache_key);
+	static_branch_enable(&devcache_key);
 }
 
 /* Before any driver. */

@@ -364,11 +364,5 @@ impl Pagemap {
 /// Turns the hooks on.
 pub(crate) fn hooks_on() {
     // SAFETY: Called from process context.
-    unsafe { bindings::devcache_key_get() };
-}
-
-/// Undoes one [`hooks_on`].
-pub(crate) fn hooks_off() {
-    // SAFETY: Called from process context, once for each `hooks_on`.
-    unsafe { bindings::devcache_key_put() };
+    unsafe { bindings::devcache_hooks_on() };
 }

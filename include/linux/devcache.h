@@ -269,7 +269,7 @@ static inline bool devcache_back_batch(struct address_space *mapping,
 
 static inline bool devcache_may_admit(struct folio *folio)
 {
-	return false;
+	return true;
 }
 
 static inline bool devcache_admit(struct folio *folio, bool write)

@@ -69,9 +69,10 @@ impl Devices {
         }
     }
 
-    /// The next page that may hold a folio, in the order of memory, round and round.
+    /// The next page that may hold a folio, in the order of memory, round and round: what is left
+    /// of the range whose turn it is, all others, the end of the list, and that range again.
     fn next_page(&mut self) -> Option<(&mut Memory, usize)> {
-        for _ in 0..=self.ranges.len() {
+        for _ in 0..self.ranges.len() + 2 {
             let memory = self.ranges.get(self.turn);
             if let Some(page) = memory.and_then(|memory| memory.held.next(self.passed)) {
                 self.passed = page + 1;
@@ -190,4 +191,49 @@ pub(crate) fn next_folio(limit: usize) -> (usize, Option<ARef<Folio>>) {
         memory.held.remove(page);
     }
     (limit, None)
+}
+
+#[cfg(CONFIG_DEVCACHE_KUNIT_TEST)]
+#[kunit_tests(devcache_register)]
+mod tests {
+    use super::*;
+
+    /// A range of 64 pages, in which `pages` are held.
+    fn memory(pages: &[usize]) -> Result<Memory> {
+        let mut held = Held::new(64)?;
+        pages.iter().for_each(|&page| held.insert(page));
+        // SAFETY: Nobody uses the pagemap.
+        let pgmap = unsafe { Pagemap::from_raw(core::ptr::dangling_mut()) };
+        Ok(Memory {
+            pgmap: pgmap.ok_or(EINVAL)?,
+            pfns: 0..64,
+            held,
+        })
+    }
+
+    #[test]
+    fn the_hand_goes_round() -> Result {
+        let mut devices = Devices::new();
+        for pages in [&[3, 5][..], &[], &[7]] {
+            devices.ranges.push(memory(pages)?, GFP_KERNEL)?;
+        }
+        for expected in [3, 5, 7, 3, 5, 7] {
+            assert_eq!(devices.next_page().map(|(_, page)| page), Some(expected));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_hand_comes_back_to_where_it_was() -> Result {
+        let mut devices = Devices::new();
+        devices.ranges.push(memory(&[3])?, GFP_KERNEL)?;
+        for _ in 0..3 {
+            assert_eq!(devices.next_page().map(|(_, page)| page), Some(3));
+        }
+        if let Some((memory, page)) = devices.next_page() {
+            memory.held.remove(page);
+        }
+        assert!(devices.next_page().is_none());
+        Ok(())
+    }
 }

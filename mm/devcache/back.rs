@@ -225,7 +225,7 @@ impl Moving {
                 if after == State::Poisoned {
                     sys::poison(&src);
                 } else {
-                    sys::truncate(mapping, &src);
+                    sys::drop_lost(mapping, &src);
                 }
                 None
             }

@@ -57,6 +57,7 @@ bool devcache_is_broken(enum devcache_rule rule);
 bool devcache_is_shmem(struct address_space *mapping);
 void devcache_poison(struct folio *folio);
 bool devcache_drop_clean(struct address_space *mapping, struct folio *folio);
+void devcache_drop_lost(struct address_space *mapping, struct folio *folio);
 bool devcache_charged_to(struct folio *folio, struct mem_cgroup *memcg);
 void devcache_note_charge(struct folio *folio, int nid);
 void devcache_may_sleep(void);

@@ -225,6 +225,17 @@ bool devcache_drop_clean(struct address_space *mapping, struct folio *folio)
 	return mapping_evict_folio(mapping, folio);
 }
 
+/*
+ * A clean folio is dropped as invalidation would: truncation of one takes locks
+ * in btrfs that callers of a lookup may hold.
+ */
+void devcache_drop_lost(struct address_space *mapping, struct folio *folio)
+{
+	if (folio_test_dirty(folio) ||
+	    folio_unmap_invalidate(mapping, folio, GFP_NOFS) < 0)
+		truncate_inode_folio(mapping, folio);
+}
+
 bool devcache_charged_to(struct folio *folio, struct mem_cgroup *memcg)
 {
 	bool ret;

@@ -219,10 +219,10 @@ pub(crate) fn add_to_lru(folio: &Folio) {
     unsafe { bindings::folio_add_lru(folio.as_raw()) };
 }
 
-/// Drops a folio from the page cache without regard to its content.
-pub(crate) fn truncate(mapping: &Mapping, folio: &LockedFolio) {
-    // SAFETY: The folio is locked, and in `mapping`. It cannot fail, as it would if it was not.
-    unsafe { bindings::truncate_inode_folio(mapping.as_raw(), folio.as_raw()) };
+/// Drops a folio from the page cache, whose content is lost.
+pub(crate) fn drop_lost(mapping: &Mapping, folio: &LockedFolio) {
+    // SAFETY: The folio is locked, and in `mapping`.
+    unsafe { bindings::devcache_drop_lost(mapping.as_raw(), folio.as_raw()) };
 }
 
 /// Drops a clean device folio from the page cache unless it is in use; its content is on disk.

@@ -5,8 +5,12 @@
 use crate::case::skip;
 use crate::case::Case;
 use crate::case::Ctx;
+use crate::cases::errors::loses;
 use crate::check::same;
 use crate::check::same_bytes;
+use crate::knobs::Knob;
+use crate::knobs::Knobs;
+use crate::knobs::ALWAYS;
 use crate::resident::send;
 use crate::resident::Resident;
 use crate::resident::Touch;
@@ -16,6 +20,7 @@ use devcache_selftests::extent;
 use devcache_selftests::map::Map;
 use devcache_selftests::random::Random;
 use devcache_selftests::scratch::Scratch;
+use devcache_selftests::sys;
 use devcache_selftests::PAGE;
 use nix::errno::Errno;
 use std::fs;
@@ -31,6 +36,11 @@ pub(crate) const CASES: &[Case] = &[
     Case::disk("dedupe", dedupe),
     Case::disk("extents", extents),
     Case::only("xfs", "exchange_range", exchange_range),
+    Case::only(
+        "btrfs",
+        "reflink_inline_onto_lost",
+        reflink_inline_onto_lost,
+    ),
 ];
 
 const PAGES: usize = 16;
@@ -168,4 +178,21 @@ fn exchange_range(_: &Ctx) -> Result<()> {
     ctx.mount.power_cut()?;
     same_bytes("the file", &fs::read(path)?, &first)?;
     same_bytes("the other", &fs::read(ctx.path("other"))?, &want)
+}
+
+/// A file of a page that is easy to compress, which btrfs keeps in its metadata, is cloned onto a clean
+/// page that cannot be copied back: btrfs looks it up with that part of the file locked.
+fn reflink_inline_onto_lost(ctx: &Ctx) -> Result<()> {
+    let source = ctx.file("source")?;
+    sys::set_compressed(&source, true)?;
+    source.write_all_at(&[0x42; PAGE], 0)?;
+    source.sync_all()?;
+    let mut file = Resident::clean(ctx, PAGES)?;
+
+    let knobs = Knobs::new()?;
+    knobs.set(Knob::CopyError, ALWAYS)?;
+    loses(1, || share(&source, 0..PAGE, &file.file, 4 * PAGE))?;
+    knobs.set(Knob::CopyError, 0)?;
+    file.want[4 * PAGE..5 * PAGE].fill(0x42);
+    file.is_right()
 }

@@ -216,7 +216,8 @@ impl pci::Driver for VsvmDriver {
     }
 
     fn reset_done<'bound>(_pdev: &'bound pci::Device<Core<'_>>, this: Pin<&VsvmData<'bound>>) {
-        power::start(&this.gpu);
+        // Whoever uses the device will notice if it does not come back.
+        let _ = power::start(&this.gpu);
     }
 
     fn suspend<'bound>(
@@ -230,7 +231,7 @@ impl pci::Driver for VsvmDriver {
         _pdev: &'bound pci::Device<Core<'_>>,
         this: Pin<&VsvmData<'bound>>,
     ) -> Result {
-        power::resume(&this.gpu)
+        power::start(&this.gpu)
     }
 }
 

@@ -7,6 +7,13 @@
 //! `Mmu::unit` guards the registers; it is a spinlock since page tables are changed and the TLB is
 //! invalidated in the middle of memory management. `Mmu::tables` guards the list of free tables.
 //! Neither is taken inside the other.
+//!
+//! # Resets
+//!
+//! While the function is reset or sleeps, writes to it get lost, and memory management does not
+//! wait for it. That is safe for as long as the engines are stopped: nobody looks at page tables or
+//! has translations in the TLB. So nothing is written then, rather than something of it, and before
+//! the engines are started the tables of all address spaces are made anew, see [`super::power`].
 
 use kernel::{
     device::{
@@ -50,6 +57,12 @@ use crate::{
 /// How often to ask whether the TLB is done. One read takes more than 10 microseconds.
 const TLB_RETRIES: usize = 100_000;
 
+/// What is guarded by the lock of the registers.
+struct Unit {
+    /// The engines are stopped, and the device may not listen.
+    paused: bool,
+}
+
 /// The MMU.
 #[pin_data]
 pub(crate) struct Mmu<'bound> {
@@ -58,7 +71,7 @@ pub(crate) struct Mmu<'bound> {
     copy: Arc<CopyEngine<'bound>>,
     layout: Layout,
     #[pin]
-    unit: SpinLock<()>,
+    unit: SpinLock<Unit>,
     #[pin]
     tables: SpinLock<PagePool>,
 }
@@ -79,11 +92,22 @@ impl<'bound> Mmu<'bound> {
                 regs,
                 copy,
                 layout,
-                unit <- new_spinlock!((), "Mmu::unit"),
+                unit <- new_spinlock!(Unit { paused: false }, "Mmu::unit"),
                 tables <- new_spinlock!(tables, "Mmu::tables"),
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// Leaves the device alone until [`Self::resume`] is called. The engines must be stopped.
+    pub(crate) fn pause(&self) {
+        self.unit.lock().paused = true;
+    }
+
+    /// Works again, after the device has been reset. Page tables that were changed since
+    /// [`Self::pause`] must be made anew before the engines are started.
+    pub(crate) fn resume(&self) {
+        self.unit.lock().paused = false;
     }
 
     /// Writes entries `first..` of the table at VRAM offset `table`; `None` leaves one as it is.
@@ -93,7 +117,10 @@ impl<'bound> Mmu<'bound> {
         first: usize,
         entries: impl Iterator<Item = Option<Pte>>,
     ) {
-        let _unit = self.unit.lock();
+        let unit = self.unit.lock();
+        if unit.paused {
+            return;
+        }
         let window = casts::usize_as_u64(hw::WINDOW_SIZE);
         // CAST: VRAM is far smaller than `WINDOW_SIZE << 32`.
         let number = (table / window) as u32;
@@ -116,7 +143,10 @@ impl<'bound> Mmu<'bound> {
     ///
     /// Context: any, but takes tens of microseconds.
     pub(crate) fn invalidate(&self, root: u64, addresses: &Range<u64>) {
-        let _unit = self.unit.lock();
+        let unit = self.unit.lock();
+        if unit.paused {
+            return;
+        }
         let pages = (addresses.end - addresses.start) / hw::PAGE_SIZE;
         let written = self
             .regs

@@ -4,7 +4,9 @@
 //!
 //! Somebody may reset the function while the GPU works: VRAM keeps its contents, but all else begins
 //! anew. So the engines are stopped before and started afterwards. Jobs that have not begun wait, one
-//! that was being executed fails; copies are not disturbed.
+//! that was being executed fails; copies are not disturbed. For a while the device does not listen,
+//! and memory management goes on: pages are unmapped and freed. So the page tables are not what
+//! they should be, and all begin empty before an engine uses them again.
 //!
 //! Before the machine goes to sleep, when no program runs any more, the GPU finishes what it has to do,
 //! and all pages come back, for VRAM may lose its contents. If either is not possible, the machine does
@@ -32,29 +34,26 @@ const ATTEMPTS: usize = 10;
 pub(crate) fn stop(gpu: &Gpu<'_>) {
     gpu.spaces.pause();
     gpu.units.copy.pause();
+    gpu.units.mmu.pause();
 }
 
-/// Starts everything again, after `prepare` when only the copy engine works.
+/// Undoes [`stop`], and [`suspend`].
 ///
 /// # Errors
 ///
 /// `ENODEV` or `ETIMEDOUT` if the device does not come back; then jobs and copies fail.
-fn start_with(gpu: &Gpu<'_>, prepare: impl FnOnce()) -> Result {
+pub(crate) fn start(gpu: &Gpu<'_>) -> Result {
     let reset = gpu.units.regs.reset();
+    gpu.units.mmu.resume();
     gpu.units.copy.resume();
-    prepare();
+    gpu.spaces.clear();
     gpu.faults.handler().restart();
     gpu.spaces.resume();
     reset.inspect_err(|_| dev_err!(gpu.units.dev, "the device does not come back\n"))
 }
 
-/// Undoes [`stop`].
-pub(crate) fn start(gpu: &Gpu<'_>) {
-    // Whoever uses the device will notice.
-    let _ = start_with(gpu, || ());
-}
-
-/// Finishes all jobs, brings all pages back and stops everything.
+/// Finishes all jobs, brings all pages back and stops everything. Page tables but the roots, which
+/// [`start`] clears, are given back too: VRAM may contain anything afterwards.
 ///
 /// # Errors
 ///
@@ -78,15 +77,4 @@ pub(crate) fn suspend(gpu: &Gpu<'_>) -> Result {
     }
     stop(gpu);
     Ok(())
-}
-
-/// Undoes [`suspend`].
-///
-/// # Errors
-///
-/// `ENOMEM`, or those of a device that does not come back.
-pub(crate) fn resume(gpu: &Gpu<'_>) -> Result {
-    let spaces = gpu.spaces.all()?;
-    // The root page tables may contain anything.
-    start_with(gpu, || spaces.iter().for_each(|svm| svm.forget()))
 }

@@ -127,6 +127,14 @@ impl<'bound> SvmTable<'bound> {
         }
     }
 
+    /// Unmaps everything from the GPU in all address spaces, and makes their page tables anew.
+    pub(crate) fn clear(&self) {
+        let list = self.list.lock();
+        for svm in &list.spaces {
+            svm.clear();
+        }
+    }
+
     /// Starts all channels.
     pub(crate) fn resume(&self) {
         let mut list = self.list.lock();

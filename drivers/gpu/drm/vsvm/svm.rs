@@ -212,8 +212,9 @@ impl<'bound> Svm<'bound> {
                 scratch <- new_mutex!(Scratch::new()?, "Svm::scratch"),
                 work <- new_work!("Svm::work"),
                 stats,
-                // SAFETY: An `Svm` is owned by the open file and the list of address spaces of the
-                // device, which do not forget it.
+                // SAFETY: An `Svm` is owned by the list of address spaces of the device, and by
+                // work that is queued. Both queues are destroyed, and the list is dropped, before
+                // `'bound` ends; neither forgets what it owns.
                 notifier <- unsafe {
                     IntervalNotifier::new(mm, 0..va_end, new_mutex!(table, "Svm::notifier"))
                 },
@@ -339,6 +340,11 @@ impl<'bound> Svm<'bound> {
     /// What the GPU still needs is mapped again when it faults.
     pub(crate) fn forget(&self) {
         self.scratch.lock().reserve = Reserve::new();
+        self.clear();
+    }
+
+    /// The same, but keeps the tables that are ready for a fault: serving one may take for ever.
+    pub(crate) fn clear(&self) {
         self.notifier.update_lock().lock().clear();
     }
 }

@@ -228,8 +228,14 @@ impl Map {
 
     /// Moves the mapping to another address with mremap(2).
     pub fn moved(self) -> Result<Self, Errno> {
+        let place = Map::anonymous(self.len)?;
+        self.moved_to(place)
+    }
+
+    /// Puts the mapping in the place of another of the same size.
+    pub fn moved_to(self, place: Map) -> Result<Self, Errno> {
         let len = self.len;
-        let place = Map::anonymous(len)?;
+        assert_eq!(len, place.len);
         let flags = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED;
         let target = Some(place.start.cast());
         // SAFETY: The target is a mapping of the same size that nobody uses.

@@ -21,6 +21,7 @@ use devcache_selftests::map::Map;
 use devcache_selftests::PAGE;
 use std::fs;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -44,6 +45,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::once("compute_channel_hangs", compute_hangs),
     Case::once("close_while_hanging", close_while_hanging),
     Case::every("reset_function", reset_function),
+    Case::once("reset_against_unmap", reset_against_unmap),
 ];
 
 const PAGES: usize = 8;
@@ -162,4 +164,33 @@ fn reset_function(ctx: &Ctx) -> Result<()> {
         file.gpu_add(0..PAGES, 1)?;
     }
     file.is_right()
+}
+
+/// A page that the GPU can reach is replaced while somebody resets the function, which does not listen
+/// then: the GPU has the new one afterwards.
+fn reset_against_unmap(ctx: &Ctx) -> Result<()> {
+    let gpu = ctx.gpu()?;
+    let knobs = Knobs::new()?;
+    let reset = knobs.device.join("reset");
+    let mut map = Map::anonymous(PAGE)?;
+    // It takes 100 ms or more.
+    for round in 0..10 {
+        gpu.compute(add_one(&map))?;
+        let new = Map::anonymous(PAGE)?;
+        new.cell(0).store(1000 * round, Ordering::Relaxed);
+        map = thread::scope(|scope| {
+            let resets = scope.spawn(|| fs::write(&reset, "1"));
+            thread::sleep(Duration::from_millis(10) * round);
+            let map = new.moved_to(map)?;
+            resets
+                .join()
+                .expect("does not panic")
+                .context("reset the function")?;
+            anyhow::Ok(map)
+        })?;
+        gpu.compute(add_one(&map))?;
+        let word = map.cell(0).load(Ordering::Relaxed);
+        same("what the GPU computed", word, 1000 * round + 1)?;
+    }
+    Ok(())
 }

@@ -51,11 +51,14 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// `address` is that of a mapping of one page for `dev` and `direction`, which this object owns.
+/// `address` is that of a mapping of one page for `dev`, `direction` and `attrs`, which this object
+/// owns.
 pub struct PageMapping<'a> {
     dev: &'a Device<Bound>,
     address: DmaAddress,
     direction: DataDirection,
+    /// `DMA_ATTR_*`.
+    attrs: usize,
 }
 
 impl<'a> PageMapping<'a> {
@@ -76,20 +79,30 @@ impl<'a> PageMapping<'a> {
         if folio.is_device_private() {
             return Err(EINVAL);
         }
-        Self::of_pfn(dev, folio.pfn(), direction)
+        // SAFETY: The folio is in system memory.
+        unsafe { Self::of_pfn(dev, folio.pfn(), direction, 0) }
     }
 
-    /// Maps the page with a given number, which must be that of a page in system memory.
-    pub(crate) fn of_pfn(
+    /// Maps the page with a given number, with `DMA_ATTR_*` in `attrs`.
+    ///
+    /// # Errors
+    ///
+    /// `EIO`: the page cannot be mapped in this way.
+    ///
+    /// # Safety
+    ///
+    /// `pfn` must be the number of a page in system memory.
+    pub(crate) unsafe fn of_pfn(
         dev: &'a Device<Bound>,
         pfn: usize,
         direction: DataDirection,
+        attrs: usize,
     ) -> Result<Self> {
         // CAST: A physical address has at least as many bits as a page frame number.
         let address = (pfn as PhysAddr) << PAGE_SHIFT;
         // SAFETY: `dev` is bound, and `address` is that of a page of system memory.
         let address = unsafe {
-            bindings::dma_map_phys(dev.as_raw(), address, PAGE_SIZE, direction.into(), 0)
+            bindings::dma_map_phys(dev.as_raw(), address, PAGE_SIZE, direction.into(), attrs)
         };
         // SAFETY: `dev` is valid, and `address` was returned for it.
         if unsafe { bindings::dma_mapping_error(dev.as_raw(), address) } != 0 {
@@ -100,6 +113,7 @@ impl<'a> PageMapping<'a> {
             dev,
             address,
             direction,
+            attrs,
         })
     }
 
@@ -126,7 +140,7 @@ impl Drop for PageMapping<'_> {
                 self.address,
                 PAGE_SIZE,
                 self.direction.into(),
-                0,
+                self.attrs,
             )
         };
     }

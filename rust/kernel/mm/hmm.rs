@@ -41,6 +41,7 @@ use crate::{
         pagemap_owner::PagemapOwner,
         MmWithUser, //
     },
+    num::casts,
     page::{
         PAGE_MASK,
         PAGE_SHIFT, //
@@ -321,20 +322,16 @@ impl SystemPage<'_> {
     ///
     /// # Errors
     ///
-    /// - `EOPNOTSUPP`: the device needs a copy of the page (a bounce buffer), or is not coherent
-    ///   with the caches of the CPU. Memory cannot be shared with it.
-    /// - `EIO`: the page cannot be mapped.
+    /// `EIO`: the page cannot be mapped, or not be shared: the device needs a copy of it (a bounce
+    /// buffer), or is not coherent with the caches of the CPU.
     pub fn dma_map<'d>(
         &self,
         dev: &'d Device<Bound>,
         direction: DataDirection,
     ) -> Result<PageMapping<'d>> {
-        let mapping = PageMapping::of_pfn(dev, self.pfn, direction)?;
-        // SAFETY: `dev` is valid, and the address was returned for it.
-        if unsafe { bindings::dma_need_sync(dev.as_raw(), mapping.dma_address()) } {
-            return Err(EOPNOTSUPP);
-        }
-        Ok(mapping)
+        let attrs = casts::u32_as_usize(bindings::DMA_ATTR_REQUIRE_COHERENT);
+        // SAFETY: By the type invariants the page is one of system memory.
+        unsafe { PageMapping::of_pfn(dev, self.pfn, direction, attrs) }
     }
 
     /// Marks the page as written to.

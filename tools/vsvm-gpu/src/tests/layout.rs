@@ -114,6 +114,13 @@ fn reserved_bits_and_unknown_codes_are_refused() {
     assert!(Done::decode(&[0, 6, 0, 0]).is_err());
     assert!(Done::decode(&[0, 1 << 32, 0, 0]).is_err());
     assert!(Fault::decode(&[0, 0, 0, 1]).is_err());
+    let fault = [0, 0, VA_END - PAGE_SIZE, 1 | (1 << 32)];
+    assert!(Fault::decode(&fault).is_ok());
+    for va in [VA_END, 1, u64::MAX - PAGE_SIZE + 1] {
+        let mut raw = fault;
+        raw[2] = va;
+        assert!(Fault::decode(&raw).is_err(), "{va:#x}");
+    }
 }
 
 proptest! {
@@ -130,7 +137,7 @@ proptest! {
         if let Ok(command) = CopyCommand::decode(&raw) {
             prop_assert_eq!(command.encode(), raw);
         }
-        let raw = [b, c, d, op | (flags << 32)];
+        let raw = [b, c, d & (VA_END - PAGE_SIZE), op | (flags << 32)];
         if let Ok(fault) = Fault::decode(&raw) {
             prop_assert_eq!(fault.encode(), raw);
         }

@@ -14,7 +14,9 @@ use super::{
     Element,
     FaultReason,
     Status,
-    Unknown, //
+    Unknown,
+    PAGE_SIZE,
+    VA_END, //
 };
 
 /// Size of an encoded [`CopyCommand`] or [`ComputeCommand`].
@@ -284,7 +286,7 @@ pub(crate) struct Fault {
     pub(crate) reason: FaultReason,
     /// The address space: VRAM offset of the root page table.
     pub(crate) root: u64,
-    /// The virtual address, rounded down to a page.
+    /// The virtual address, rounded down to a page, below [`VA_END`].
     pub(crate) va: u64,
 }
 
@@ -303,6 +305,7 @@ impl Fault {
     /// Decodes an entry.
     pub(crate) fn decode(raw: &RawFault) -> Result<Self, Unknown> {
         let [head, root, va, kind] = raw.map(u64::from_le);
+        reserved(va & !(VA_END - PAGE_SIZE))?;
         Ok(Self {
             seq: low(head),
             channel: high(head),

@@ -33,6 +33,7 @@ use kernel::{
         self,
         arch::IntoSafeCastArch, //
     },
+    page::PAGE_SIZE,
     prelude::*,
     sync::{
         Arc,
@@ -57,6 +58,9 @@ use crate::{
         Usage, //
     }, //
 };
+
+// A page of VRAM holds a page of memory, no less.
+static_assert!(hw::PAGE_SIZE == casts::usize_as_u64(PAGE_SIZE));
 
 /// What the memory management of the kernel calls.
 #[pin_data]

@@ -332,9 +332,10 @@ impl<T: DevicePrivateOps> DevicePagemap<T> {
     pub fn evict(&self, indices: Range<usize>) -> Returned {
         #[cfg(CONFIG_DEVCACHE)]
         {
-            let pages = indices.end.min(self.pages()).saturating_sub(indices.start);
+            let end = indices.end.min(self.pages());
+            let start = indices.start.min(end);
             // SAFETY: By the type invariants the page frames are mapped by the pagemap.
-            unsafe { bindings::devcache_evict(self.first_pfn() + indices.start, pages) };
+            unsafe { bindings::devcache_evict(self.first_pfn() + start, end - start) };
         }
         self.return_indices(indices, Failed::Stay)
     }

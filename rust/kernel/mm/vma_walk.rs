@@ -161,7 +161,8 @@ impl VmaRef {
         if file.is_null() {
             return None;
         }
-        // SAFETY: The area has a reference on its file while its lock is held.
+        // SAFETY: The area has a reference on its file while its lock is held. So `fdget_pos()`,
+        // which comes to the file by another one, finds more than one and takes `f_pos_lock`.
         let file: &File = unsafe { File::from_raw_file(file) };
         let first = offset + (addresses.start - self.start()) / PAGE_SIZE;
         Some((file.into(), first..first + addresses.len() / PAGE_SIZE))

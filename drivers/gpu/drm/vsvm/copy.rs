@@ -9,8 +9,9 @@
 //! # A leaf
 //!
 //! File systems, truncation and reclaim wait for copies while they hold locks of their own. So
-//! nothing in here may wait for them in turn: all memory is allocated in advance, no lock is held
-//! that anything of memory management is called with, signals are ignored, and the device has
+//! nothing in here may wait for them in turn: all memory is allocated in advance (but what an
+//! IOMMU or a bounce buffer takes, which is there at once or not), no lock is held that anything
+//! of memory management is called with, signals are ignored, and the device has
 //! [`TIMEOUT`] to answer. Then the channel is restarted and gets a second chance, for nothing is
 //! lost yet; after that the copy is reported as failed. Only while somebody resets the function do
 //! copies wait longer: until that is over.

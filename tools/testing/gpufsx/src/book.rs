@@ -9,7 +9,8 @@
 //!   the file had since the disk was last known to have all of it. So many pages may be older as the
 //!   kernel says were lost.
 //! * What could not be written to a disk with errors is older once it is read again. That may be any
-//!   number of pages; and when the file system is mounted again, the size.
+//!   number of pages; and the size, when the file system is mounted again or a truncation failed, after
+//!   which btrfs takes the size that the disk has.
 //! * A file that had pages lost behind the end it has on the disk has that end when the file system is
 //!   mounted again.
 //!
@@ -141,7 +142,8 @@ impl Book {
             _ => self.versions(during),
         };
         let mut sizes = self.now.len().min(after.len())..=self.now.len().max(after.len());
-        if loss == Loss::All {
+        let untruncated = loss == Loss::Unwritten && matches!(failed, Some(Op::Truncate(_)));
+        if loss == Loss::All || untruncated {
             for size in versions.iter().map(Vec::len) {
                 sizes = size.min(*sizes.start())..=size.max(*sizes.end());
             }
@@ -257,6 +259,19 @@ mod tests {
         assert_eq!(book.seen(mixed, None, &NOTHING, loss).unwrap(), 2);
         assert!(book.seen(disk.clone(), None, &NOTHING, loss).is_err());
         assert_eq!(book.seen(disk, None, &NOTHING, Loss::All).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_failed_truncation_may_take_the_size_of_the_disk() {
+        let (mut book, disk) = book();
+        book.done(&write(2 * PAGE, 5));
+        let op = Op::Truncate(2 * PAGE + 7);
+        let loss = Loss::Unwritten;
+        assert!(book.seen(disk.clone(), None, &op, loss).is_err());
+        assert!(book
+            .seen(disk[..PAGE].to_vec(), Some(&op), &op, loss)
+            .is_err());
+        assert_eq!(book.seen(disk, Some(&op), &op, loss).unwrap(), 1);
     }
 
     #[test]

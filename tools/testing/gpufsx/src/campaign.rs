@@ -148,19 +148,22 @@ impl<'a> Campaign<'a> {
         let lost = lost()? - before;
         self.faults.trouble.lost = lost != 0;
         let failed = result.is_err();
-        match result {
-            Ok(done) => self.succeeded(attempt, done)?,
+        let excused = match result {
+            Ok(done) => {
+                self.succeeded(attempt, done)?;
+                None
+            }
             Err(error) => self.failed(attempt, error)?,
-        }
+        };
         let off = matches!(attempt, Attempt::Op(Op::Fault(Fault::Off)));
         let mut anew = matches!(attempt, Attempt::Op(Op::Remount)) || (bad_disk && off);
         if failed || lost != 0 || bad_disk || off {
             let loss = match (bad_disk, anew) {
-                (false, _) => Loss::Pages(lost),
+                (false, _) => Loss::Pages(self.older(lost)),
                 (true, false) => Loss::Unwritten,
                 (true, true) => Loss::All,
             };
-            anew |= self.settle(attempt, failed, loss)?;
+            anew |= self.settle(attempt, failed, excused, loss)?;
         }
         // What reached the disk by then is all of it.
         let trouble = &self.faults.trouble;
@@ -199,8 +202,16 @@ impl<'a> Campaign<'a> {
         Ok(())
     }
 
-    /// Judges an error.
-    fn failed(&mut self, attempt: Attempt<'_>, error: Error) -> Result<()> {
+    /// Of so many pages that were lost, those that may be older: what tmpfs lost is an error.
+    fn older(&self, lost: u64) -> u64 {
+        match self.faults.trouble.on_disk {
+            true => lost,
+            false => 0,
+        }
+    }
+
+    /// Judges an error. Gives it back if it is only right if something is older now.
+    fn failed(&mut self, attempt: Attempt<'_>, error: Error) -> Result<Option<Error>> {
         let trouble = &mut self.faults.trouble;
         let kind = attempt.kind();
         if let Some(differs) = error
@@ -209,15 +220,16 @@ impl<'a> Campaign<'a> {
         {
             // A call may stop before the page that fails.
             let stops = trouble.starved || (trouble.lost && !trouble.on_disk);
-            if differs.short && stops {
-                return Ok(());
+            let short = differs.short;
+            if short && stops {
+                return Ok(None);
             }
             // That may be what the disk has; then it is looked at more closely.
             let book = &self.exercise.book;
-            if (trouble.lost || trouble.bad_disk)
-                && book.possible(&differs.got, differs.from, attempt.op())
-            {
-                return Ok(());
+            let may_be_older = trouble.bad_disk || (trouble.lost && trouble.on_disk);
+            if may_be_older && book.possible(&differs.got, differs.from, attempt.op()) {
+                // What stopped at an error of the disk was right as far as it came.
+                return Ok(Some(error).filter(|_| !short));
             }
             return Err(error);
         }
@@ -236,7 +248,7 @@ impl<'a> Campaign<'a> {
             trouble.flagged = false;
         }
         self.faults.count(1, &format!("times {errno:?}"));
-        Ok(())
+        Ok(None)
     }
 
     fn compared(&self, bytes: usize) {
@@ -244,8 +256,14 @@ impl<'a> Campaign<'a> {
     }
 
     /// Looks at all of the file after something failed or was lost. Says whether the file system had to
-    /// be mounted again for that.
-    fn settle(&mut self, attempt: Attempt<'_>, failed: bool, mut loss: Loss) -> Result<bool> {
+    /// be mounted again for that. What is `excused` was read as older than it should be, so something is.
+    fn settle(
+        &mut self,
+        attempt: Attempt<'_>,
+        failed: bool,
+        excused: Option<Error>,
+        mut loss: Loss,
+    ) -> Result<bool> {
         let start = lost()?;
         let mut seen = self.observe();
         let unreadable = |error: &Error| {
@@ -262,12 +280,15 @@ impl<'a> Campaign<'a> {
         let got = seen?;
         let later = lost()? - start;
         if let Loss::Pages(pages) = &mut loss {
-            *pages += later;
+            *pages += self.older(later);
         }
         self.compared(got.len());
         let op = attempt.op();
         let book = &mut self.exercise.book;
         let older = book.seen(got, failed.then_some(op), op, loss)?;
+        if let Some(error) = excused.filter(|_| older == 0 && loss != Loss::All) {
+            return Err(error.context("nothing is older when it is read again"));
+        }
 
         let told = failed && attempt.kind() == Kind::Sync;
         let bad_copies = self.faults.spoils_copies()?;

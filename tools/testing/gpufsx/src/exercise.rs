@@ -106,7 +106,8 @@ fn pages(bytes: &Range<usize>) -> Range<usize> {
 }
 
 impl<'a> Exercise<'a> {
-    /// Begins with an empty file. Something will go wrong only if `faults`.
+    /// Begins with an empty file. Something will go wrong only if `faults`. What tmpfs loses is an error,
+    /// not older.
     pub(crate) fn new(devices: &'a Devices, mount: &'a Mount, faults: bool) -> Result<Self> {
         let path = mount.dir.join(format!("gpufsx-{}", std::process::id()));
         File::create(&path)?;
@@ -117,7 +118,7 @@ impl<'a> Exercise<'a> {
             path,
             ring: Ring::new()?,
             access: Access::new(faults)?,
-            book: Book::new(faults),
+            book: Book::new(faults && mount.on_disk()),
         })
     }
 

@@ -133,13 +133,13 @@ struct Ground<'a> {
 }
 
 impl Ground<'_> {
-    /// Does the steps on a new file.
-    fn exercise(&self, steps: &[Step]) -> Result<()> {
+    /// Does the steps on a new file. Gives how they ended; fails if they could not even begin.
+    fn exercise(&self, steps: &[Step]) -> Result<Result<()>> {
         if !self.faults {
             let census = Census::take()?;
             let mount = self.fs.mount()?;
-            Exercise::new(self.devices, &mount, false)?.run(steps)?;
-            return census.check();
+            let ended = Exercise::new(self.devices, &mount, false)?.run(steps);
+            return Ok(ended.and_then(|()| census.check()));
         }
         let left = self.scratch.take();
         let scratch = match left.filter(|scratch| scratch.file_system().mount().is_ok()) {
@@ -147,10 +147,12 @@ impl Ground<'_> {
             None => scratch(&self.fs.kind)?,
         };
         let mount = scratch.file_system().mount()?;
-        Campaign::new(self.devices, &mount, scratch.disk(), &self.figures)?.run(steps)?;
-        // One that something is wrong with is not used again.
-        self.scratch.replace(Some(scratch));
-        Ok(())
+        let ended = Campaign::new(self.devices, &mount, scratch.disk(), &self.figures)?.run(steps);
+        if ended.is_ok() {
+            // One that something is wrong with is not used again.
+            self.scratch.replace(Some(scratch));
+        }
+        Ok(ended)
     }
 }
 
@@ -191,18 +193,31 @@ fn random(
             "gpufsx: {}: seed {seed}, after {done} operations",
             ground.fs.kind
         ))?;
+        let (first, unfit) = (RefCell::new(None), RefCell::new(None));
         let result = runner.run_one(sequence, |steps| {
-            ground.exercise(&steps).map_err(|error| {
+            let ended = ground.exercise(&steps).map_err(|error| {
+                unfit.replace(Some(error));
+                TestCaseError::reject("it could not begin")
+            })?;
+            ended.map_err(|error| {
                 let reason = format!("{error:#}");
                 // To make it shorter takes a while. If the log cannot be written, the report has it.
                 let _ = kmsg::note(&format!("gpufsx: {} steps: {reason}", steps.len()));
+                first.borrow_mut().get_or_insert_with(|| reason.clone());
                 TestCaseError::fail(reason)
             })
         });
         match result {
-            Ok(_) => done += operations,
+            Ok(true) => done += operations,
+            Ok(false) => {
+                let error = unfit.take().context("no sequence")?;
+                return Err(error.context(format!("seed {seed}, after {done} operations")));
+            }
             Err(TestError::Fail(reason, steps)) => {
-                let reason = reason.to_string();
+                let mut reason = reason.to_string();
+                if let Some(first) = first.take().filter(|first| *first != reason) {
+                    reason += &format!("; before it was made shorter: {first}");
+                }
                 let failure = Failure {
                     seed,
                     after: done,
@@ -262,8 +277,8 @@ fn test(
         None => random(options, &ground, report)?,
         Some(path) => {
             let steps = script(path)?;
-            let result = ground.exercise(&steps);
-            let failure = result.err().map(|error| Failure {
+            let ended = ground.exercise(&steps)?;
+            let failure = ended.err().map(|error| Failure {
                 seed: options.seed,
                 after: 0,
                 steps: steps.clone(),
@@ -278,11 +293,20 @@ fn test(
     figures.add_all(&ground.figures.borrow());
     report.diagnostic(&figures.to_string())?;
     let Some(failure) = failure else {
-        if moved.out == 0 && options.replay.is_none() {
-            report.diagnostic("no page moved to a device, so this shows nothing")?;
-            return Ok(Verdict::Fail);
-        }
-        return Ok(Verdict::Pass);
+        let wrong = match (options.faults, options.replay.is_some()) {
+            (false, _) if moved.lost != 0 => Some("pages were lost without a fault"),
+            (_, true) => None,
+            _ if moved.out == 0 => Some("no page moved to a device, so this shows nothing"),
+            (true, false) if moved.lost == 0 => Some("no page was lost, so this shows nothing"),
+            _ => None,
+        };
+        return match wrong {
+            None => Ok(Verdict::Pass),
+            Some(wrong) => {
+                report.diagnostic(wrong)?;
+                Ok(Verdict::Fail)
+            }
+        };
     };
     report.diagnostic(&format!(
         "with seed {}, after {} operations: {}",

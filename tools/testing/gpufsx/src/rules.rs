@@ -11,7 +11,7 @@
 //! the disk has errors   everything EIO, or EFAULT through a mapping; what writes or maps EROFS; what
 //!                       writes ENOSPC
 //! no space              what writes ENOSPC, or EFAULT through a mapping
-//! an allocation failed  everything ENOMEM, or EFAULT through a mapping
+//! an allocation failed  everything ENOMEM, or EFAULT through a mapping; io_uring ECANCELED
 //! ====================  =====================================================================
 
 use crate::step::Look;
@@ -23,6 +23,8 @@ use nix::errno::Errno;
 pub(crate) enum Kind {
     /// read(2) and the like.
     Read,
+    /// The same by io_uring, which may need a thread for it.
+    Ring,
     /// write(2).
     Write,
     /// Writes what is dirty before it does something else.
@@ -43,7 +45,8 @@ impl Kind {
     /// That of an operation.
     pub(crate) fn of(op: &Op) -> Self {
         match op {
-            Op::Read(_) | Op::RingRead(_) => Kind::Read,
+            Op::Read(_) => Kind::Read,
+            Op::RingRead(_) => Kind::Ring,
             Op::Write { .. } => Kind::Write,
             Op::DirectRead(_) => Kind::Flush { writes: false },
             Op::DirectWrite { .. }
@@ -155,7 +158,10 @@ impl Trouble {
             (
                 self.lost
                     && !self.on_disk
-                    && matches!(kind, Kind::Read | Kind::Write | Kind::Flush { .. }),
+                    && matches!(
+                        kind,
+                        Kind::Read | Kind::Ring | Kind::Write | Kind::Flush { .. }
+                    ),
                 Errno::EIO,
             ),
             (self.lost && !self.on_disk && kind.maps(), Errno::EFAULT),
@@ -178,13 +184,14 @@ impl Trouble {
             ),
             (self.bad_disk && kind.maps(), Errno::EFAULT),
             (
-                self.bad_disk && !matches!(kind, Kind::Read | Kind::Other),
+                self.bad_disk && !matches!(kind, Kind::Read | Kind::Ring | Kind::Other),
                 Errno::EROFS,
             ),
             (self.full && kind.writes(), Errno::ENOSPC),
             (self.full && kind.maps(), Errno::EFAULT),
             (self.starved, Errno::ENOMEM),
             (self.starved && kind.maps(), Errno::EFAULT),
+            (self.starved && kind == Kind::Ring, Errno::ECANCELED),
         ];
         let hold = rules.into_iter().filter(|(holds, _)| *holds);
         hold.map(|(_, errno)| errno).collect()
@@ -223,8 +230,9 @@ mod tests {
         starved: false,
     };
 
-    const KINDS: [Kind; 9] = [
+    const KINDS: [Kind; 10] = [
         Kind::Read,
+        Kind::Ring,
         Kind::Write,
         Kind::Flush { writes: false },
         Kind::Flush { writes: true },
@@ -293,6 +301,17 @@ mod tests {
     fn disks_are_not_starved_while_they_write() {
         assert!(Kind::Read.may_starve(true) && Kind::Map.may_starve(true));
         assert!(!Kind::Write.may_starve(true) && Kind::Write.may_starve(false));
+    }
+
+    #[test]
+    fn a_ring_may_get_no_thread() {
+        let trouble = Trouble {
+            starved: true,
+            ..DISK
+        };
+        assert_eq!(trouble.errnos(Kind::Read), [Errno::ENOMEM]);
+        let ring = [Errno::ENOMEM, Errno::ECANCELED];
+        assert_eq!(trouble.errnos(Kind::Ring), ring);
     }
 
     #[test]

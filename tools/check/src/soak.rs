@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! All that looks for faults by chance, in turn, again and again, on two kernels, until the time is over.
+//! All that looks for faults by chance, in turn, again and again, on two kernels, until the time is over;
+//! everything once at least.
 //!
-//! Each turn is a guest of its own, with a seed of its own: the one given, plus the number of the round.
-//! The report is written anew after each, so that one that is interrupted has what was done so far.
+//! Each turn is a guest of its own, and what chooses has a seed: the one given, plus the number of the
+//! round, plus one with KASAN, so that what is different with every second seed is done on one of them.
+//! The report is written anew after each turn, so that one that is interrupted has what was done so far.
+//! The console of a guest with failures is kept.
 
 use std::fmt::Write;
 use std::fs;
@@ -89,9 +92,8 @@ impl Task {
     }
 
     /// What a guest runs for about so many seconds; nothing for power cuts, which make guests themselves.
-    fn command(self, seconds: u64, round: u64, args: &Args) -> Option<String> {
+    fn command(self, seconds: u64, round: u64, seed: u64, args: &Args) -> Option<String> {
         let each = seconds.div_ceil(FILE_SYSTEMS.len() as u64);
-        let seed = args.seed + round;
         let patience = args.runs.patience;
         let fs = FILE_SYSTEMS[round as usize % FILE_SYSTEMS.len()];
         Some(match self {
@@ -103,7 +105,12 @@ impl Task {
             ),
             Self::Coherence => format!("devcache-coherence --seconds {each} --seed {seed}"),
             Self::Programs => {
-                format!("devcache-storm cases --seconds 0 --patience {patience} --fs {fs}")
+                // The programs count their rounds, and take small numbers.
+                let seed = seed % 1000;
+                format!(
+                    "devcache-storm cases --seconds 0 --rounds 1 --seed {seed} \
+                     --patience {patience} --fs {fs}"
+                )
             }
             Self::Recovery => format!(
                 "devcache-selftests --patience {patience} --fs {fs} --repeat {} \
@@ -208,10 +215,10 @@ pub fn soak(args: &Args, report: &Path) -> Result<bool> {
     let mut failures = String::new();
     for number in 0.. {
         let left = whole.saturating_sub(begin.elapsed()).as_secs();
-        if left == 0 {
+        let round = (number / rows.len()) as u64;
+        if left == 0 && round != 0 {
             break;
         }
-        let round = (number / rows.len()) as u64;
         let row = number % rows.len();
         let seconds = share(left, rows.len() - row);
         let said = take_turn(args, &mut rows[row], seconds, round)?;
@@ -233,26 +240,31 @@ fn take_turn(args: &Args, row: &mut Row, seconds: u64, round: u64) -> Result<Str
     let (kernel, guest) = (built.join("bzImage"), built.join("guest"));
     let stage = Stage::begin(format!("soak: {}: {}", row.kernel, row.task.name()));
     let begin = Instant::now();
-    let (outcomes, printed) = match row.task.command(seconds, round, args) {
+    let seed = args.seed + round + u64::from(row.kernel == "kasan");
+    let log = |name: &str| args.runs.logs.join(format!("console-soak-{name}.log"));
+    let (outcomes, printed) = match row.task.command(seconds, round, seed, args) {
         None => {
             let cuts = seconds.div_ceil(CUT);
-            power_cuts(&kernel, &guest, &args.runs.append, cuts, args.seed + round)?
+            power_cuts(&kernel, &guest, &args.runs.append, cuts, seed)?
         }
         Some(command) => {
-            let console = args
-                .runs
-                .logs
-                .join(format!("console-soak-{}.log", row.kernel));
+            let console = log(row.kernel);
             let limit = (seconds + MORE).to_string();
-            let mut run = Run::on(&kernel, &guest, console, &limit);
+            let mut run = Run::on(&kernel, &guest, console.clone(), &limit);
             run.command.args(["--append", &args.runs.append]);
-            run.tests(&command)?
+            let done = run.tests(&command)?;
+            if done.0.iter().any(|it| it.verdict == Verdict::Failed) {
+                let name = format!("{}-{seed}-{}", row.kernel, row.task.name());
+                let kept = log(&name.replace(", ", " ").replace(' ', "-"));
+                fs::rename(&console, &kept).context("keep the console of a guest that failed")?;
+            }
+            done
         }
     };
     stage.done_with(&report::totals(
         outcomes.iter().map(|outcome| outcome.verdict),
     ));
-    Ok(row.add(begin.elapsed(), &outcomes, &printed, args.seed + round))
+    Ok(row.add(begin.elapsed(), &outcomes, &printed, seed))
 }
 
 #[cfg(test)]
@@ -304,8 +316,11 @@ mod tests {
     #[test]
     fn rounds_differ() {
         for task in [Task::Operations, Task::Coherence, Task::Programs] {
-            assert_ne!(task.command(40, 0, &args()), task.command(40, 1, &args()));
+            assert_ne!(
+                task.command(40, 0, 3, &args()),
+                task.command(40, 1, 4, &args())
+            );
         }
-        assert_eq!(Task::PowerCuts.command(40, 0, &args()), None);
+        assert_eq!(Task::PowerCuts.command(40, 0, 3, &args()), None);
     }
 }

@@ -143,6 +143,10 @@ fn test(options: &Options, fs: &FileSystem, report: &mut Ktap<io::Stdout>) -> Re
                 report.diagnostic("something never happened: this tested nothing")?;
                 return Ok(Verdict::Fail);
             }
+            if moved.lost != 0 {
+                report.diagnostic("pages were lost without a fault")?;
+                return Ok(Verdict::Fail);
+            }
             break;
         }
     }

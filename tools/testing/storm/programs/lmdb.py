@@ -31,7 +31,7 @@ def load():
 if word == "work":
     rng = random.Random(number)
     db = connect(writemap=number % 2 == 1)
-    entries = {} if number == 1 else load()
+    entries = load() if os.path.exists(kept) else {}
     for _ in range(3):
         with db.begin(write=True) as write:
             for _ in range(60):

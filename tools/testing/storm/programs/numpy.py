@@ -13,7 +13,7 @@ LENGTH = 1 << 15
 
 if word == "work":
     rng = numpy.random.default_rng(number)
-    if number == 1:
+    if not os.path.exists(kept):
         numpy.memmap("array", numpy.uint32, "w+", shape=LENGTH)
         numpy.save(kept, numpy.zeros(LENGTH, numpy.uint32))
     mapped = numpy.memmap("array", numpy.uint32, "r+")

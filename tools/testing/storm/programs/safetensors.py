@@ -44,7 +44,7 @@ def compare(file, tensors):
 
 if word == "work":
     seeds = {}
-    if number > 1:
+    if os.path.exists(kept):
         with open(kept) as file:
             seeds = json.load(file)
     for file in range(FILES):

@@ -51,6 +51,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 10)]
     seconds: u64,
 
+    /// How many rounds there are at least. Some programs do something else in every second one.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    rounds: u32,
+
+    /// Number of the first round, which what a program does in it follows from.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u32,
+
     /// Multiply the time limits, for slow machines.
     #[arg(long, value_name = "N", default_value_t = 1)]
     patience: u32,
@@ -98,14 +106,14 @@ impl Case<'_> {
         bail!("{word} in round {round}: {what}\n{}", text.trim_end())
     }
 
-    /// The rounds, under the storm.
+    /// The rounds, under the storm; how many there were.
     fn rounds(
         &self,
         options: &Options,
         force: Force,
+        before: Tally,
         report: &mut Ktap<io::Stdout>,
-    ) -> Result<(Tally, u32)> {
-        let before = Tally::now()?;
+    ) -> Result<u32> {
         let places = Places {
             paths: vec![self.dir.clone()],
             ..Default::default()
@@ -113,17 +121,18 @@ impl Case<'_> {
         let storm = Storm::start(places, force)?;
         let end = Instant::now() + Duration::from_secs(options.seconds);
         let mut more_rounds = MORE_ROUNDS;
-        for round in 1.. {
+        for round in options.seed.. {
             self.call("work", round)?;
             self.call("check", round)?;
             let moved = Tally::now()?.since(before);
             report.diagnostic(&format!("round {round}, up to now: {moved}"))?;
-            if Instant::now() < end {
+            let rounds = round - options.seed + 1;
+            if Instant::now() < end || rounds < options.rounds {
                 continue;
             }
             if enough(moved) || more_rounds == 0 {
                 storm.stop()?;
-                return Ok((moved, round));
+                return Ok(rounds);
             }
             more_rounds -= 1;
         }
@@ -140,11 +149,14 @@ impl Case<'_> {
         fs::create_dir(&self.dir)?;
         fs::create_dir(&self.safe)?;
         fs::write(self.safe.join("script"), self.program.script)?;
-        let (moved, rounds) = self.rounds(options, force, report)?;
+        let before = Tally::now()?;
+        let rounds = self.rounds(options, force, before, report)?;
         if self.mount.on_disk() {
             self.mount.remount()?;
-            self.call("check", rounds).context("after the remount")?;
+            self.call("check", options.seed + rounds - 1)
+                .context("after the remount")?;
         }
+        let moved = Tally::now()?.since(before);
         ensure!(enough(moved), "{moved}: this tested too little");
         ensure!(moved.lost == 0, "{moved}");
         Ok((moved, rounds))

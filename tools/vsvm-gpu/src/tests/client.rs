@@ -227,7 +227,7 @@ fn a_device_that_has_gone_comes_back_empty() {
     link.submit();
     until(|| link.fence() == 42);
 
-    link.write(CONFIG, gone, 20_u32.to_le_bytes());
+    link.write(CONFIG, gone, 500_u32.to_le_bytes());
     assert_eq!(link.reg32(reg::ID as u64), u32::MAX);
     until(|| link.reg32(reg::ID as u64) == ID_MAGIC);
     link.close();

@@ -228,8 +228,10 @@ impl<'a> Campaign<'a> {
             let book = &self.exercise.book;
             let may_be_older = trouble.bad_disk || (trouble.lost && trouble.on_disk);
             if may_be_older && book.possible(&differs.got, differs.from, attempt.op()) {
-                // What stopped at an error of the disk was right as far as it came.
-                return Ok(Some(error).filter(|_| !short));
+                // What stopped at an error of the disk was right as far as it came; and what could not
+                // be written to it is still in the page cache, but not for direct reads.
+                let direct = trouble.bad_disk && matches!(attempt, Attempt::Op(Op::DirectRead(_)));
+                return Ok(Some(error).filter(|_| !short && !direct));
             }
             return Err(error);
         }

@@ -96,6 +96,9 @@ const PROGRESS: Duration = Duration::from_secs(10);
 /// Attempts to make a failing sequence shorter.
 const ATTEMPTS: u32 = 300;
 
+/// Milliseconds after which no further attempt is made.
+const ATTEMPTS_END: u32 = 180_000;
+
 /// A sequence that fails, and how.
 struct Failure {
     seed: u64,
@@ -110,6 +113,7 @@ fn runner(seed: u64) -> TestRunner {
     let config = Config {
         failure_persistence: None,
         max_shrink_iters: ATTEMPTS,
+        max_shrink_time: ATTEMPTS_END,
         ..Config::default()
     };
     let seed = Random::new(seed).bytes(32);

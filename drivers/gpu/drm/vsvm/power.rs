@@ -34,7 +34,11 @@ const ATTEMPTS: usize = 10;
 pub(crate) fn stop(gpu: &Gpu<'_>) {
     gpu.spaces.pause();
     gpu.units.copy.pause();
-    gpu.units.mmu.pause();
+    // Also those engines that did not stop by themselves. If one still works, what is unmapped must
+    // be unmapped from it for as long as it listens.
+    if gpu.units.regs.reset().is_ok() {
+        gpu.units.mmu.pause();
+    }
 }
 
 /// Undoes [`stop`], and [`suspend`].
@@ -46,7 +50,8 @@ pub(crate) fn start(gpu: &Gpu<'_>) -> Result {
     let reset = gpu.units.regs.reset();
     gpu.units.mmu.resume();
     gpu.units.copy.resume();
-    gpu.spaces.clear();
+    // VRAM that was kept has good tables for faults that are being served.
+    let _ = gpu.spaces.forget();
     gpu.faults.handler().restart();
     gpu.spaces.resume();
     reset.inspect_err(|_| dev_err!(gpu.units.dev, "the device does not come back\n"))
@@ -57,7 +62,7 @@ pub(crate) fn start(gpu: &Gpu<'_>) -> Result {
 ///
 /// # Errors
 ///
-/// `EBUSY` if a job does not end, or a page does not move.
+/// `EBUSY` if a job does not end, a fault is being served, or a page does not move.
 pub(crate) fn suspend(gpu: &Gpu<'_>) -> Result {
     let spaces = gpu.spaces.all()?;
     let poke = || gpu.faults.wake_thread();
@@ -68,8 +73,9 @@ pub(crate) fn suspend(gpu: &Gpu<'_>) -> Result {
         dev_err!(gpu.units.dev, "a job does not end\n");
         return Err(EBUSY);
     }
-    for svm in &spaces {
-        svm.forget();
+    if !gpu.spaces.forget() {
+        dev_err!(gpu.units.dev, "a fault is being served\n");
+        return Err(EBUSY);
     }
     if !(0..ATTEMPTS).any(|_| gpu.units.memory.evict_all()) {
         dev_err!(gpu.units.dev, "pages do not leave VRAM\n");

@@ -99,14 +99,12 @@ impl<'bound> SvmTable<'bound> {
 
     /// Removes an address space; the GPU no longer uses it when the function returns.
     pub(crate) fn destroy(&self, id: u64) {
-        let svm = {
-            let mut list = self.list.lock();
-            let index = list.spaces.iter().position(|svm| svm.id() == id);
-            index.and_then(|index| list.spaces.remove(index).ok())
+        let Some(svm) = self.by_id(id) else {
+            return;
         };
-        if let Some(svm) = svm {
-            svm.shut_down();
-        }
+        // Before it leaves the list, where a reset looks for engines to stop and tables to clear.
+        svm.shut_down();
+        self.list.lock().spaces.retain(|svm| svm.id() != id);
     }
 
     /// Takes all address spaces away from the GPU, and lets no new ones in.
@@ -127,12 +125,12 @@ impl<'bound> SvmTable<'bound> {
         }
     }
 
-    /// Unmaps everything from the GPU in all address spaces, and makes their page tables anew.
-    pub(crate) fn clear(&self) {
+    /// Has all address spaces [forget](Svm::forget) what they map. Returns whether all did so.
+    pub(crate) fn forget(&self) -> bool {
         let list = self.list.lock();
-        for svm in &list.spaces {
-            svm.clear();
-        }
+        list.spaces
+            .iter()
+            .fold(true, |all, svm| svm.forget() && all)
     }
 
     /// Starts all channels.

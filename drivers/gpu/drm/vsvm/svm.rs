@@ -17,8 +17,9 @@
 //! 3. `Mmu::unit` and `Mmu::tables`, spinlocks.
 //!
 //! `CopyEngine::state` may be taken inside of 1., but not of 2. `Svm::scratch` is outside of all, and
-//! held while a fault is served, for as long as that takes. `Svm::jobs` and `SvmTable::list` are outside
-//! of `ComputeChannel::queue`, `SvmTable::list` also of 2.; nothing of 1. is taken inside of these three.
+//! held while a fault is served, for as long as that takes; others only try to take it. `Svm::jobs`
+//! and `SvmTable::list` are outside of `ComputeChannel::queue`, `SvmTable::list` also of 2.; nothing
+//! of 1. is taken inside of these three.
 //!
 //! # Faults
 //!
@@ -338,13 +339,15 @@ impl<'bound> Svm<'bound> {
 
     /// Unmaps everything from the GPU, and gives all page tables back but the root, which is empty then.
     /// What the GPU still needs is mapped again when it faults.
-    pub(crate) fn forget(&self) {
-        self.scratch.lock().reserve = Reserve::new();
-        self.clear();
-    }
-
-    /// The same, but keeps the tables that are ready for a fault: serving one may take for ever.
-    pub(crate) fn clear(&self) {
+    ///
+    /// Returns whether the tables were given back that are ready for a fault, too. They are not while
+    /// one is served, which may take for ever.
+    pub(crate) fn forget(&self) -> bool {
+        let reserve = self
+            .scratch
+            .try_lock()
+            .map(|mut scratch| core::mem::replace(&mut scratch.reserve, Reserve::new()));
         self.notifier.update_lock().lock().clear();
+        reserve.is_some()
     }
 }

@@ -10,8 +10,10 @@ use crate::resident::Touch;
 use anyhow::Result;
 use devcache_selftests::map::Map;
 use devcache_selftests::random::Random;
+use devcache_selftests::scratch::Scratch;
 use devcache_selftests::sys;
 use devcache_selftests::PAGE;
+use std::fs;
 use std::os::unix::fs::FileExt;
 
 pub(crate) const CASES: &[Case] = &[
@@ -28,6 +30,7 @@ pub(crate) const CASES: &[Case] = &[
         direct_write_from_device_pages,
     ),
     Case::every("direct_write_onto_itself", direct_write_onto_itself),
+    Case::only("ext4", "direct_write_extends", direct_write_extends),
 ];
 
 /// A direct read writes dirty device pages back first (`filemap_get_folios_tag`).
@@ -139,4 +142,29 @@ fn direct_write_onto_itself(ctx: &Ctx) -> Result<()> {
     same("bytes", len, 2 * PAGE)?;
     file.want.copy_within(0..2 * PAGE, 4 * PAGE);
     file.is_right()
+}
+
+/// With blocks smaller than a page, a direct write extends a file whose last page is mapped: what is stored
+/// in the rest of that page reaches the disk, though it had no blocks when it was mapped.
+fn direct_write_extends(_: &Ctx) -> Result<()> {
+    const SIZE: usize = 1387;
+    let scratch = Scratch::on_disk("ext4", 64, &["-b", "1024"], "rw")?;
+    let ctx = Ctx::new(&scratch.file_system())?;
+    let mut want = vec![0; 4 * PAGE];
+    {
+        let file = ctx.file("data")?;
+        file.set_len(SIZE as u64)?;
+        let map = Map::shared(&file, 4 * PAGE)?;
+        let direct = sys::open_direct(&ctx.path("data"))?;
+        let buffer = Map::anonymous(PAGE)?;
+        for (at, byte) in [(0, 1), (PAGE - 100, 2)] {
+            map.write(at, &[byte; 100]);
+            want[at..at + 100].fill(byte);
+            if at == 0 {
+                sys::write_from(&direct, 3 * PAGE, &buffer, 0..PAGE)?;
+            }
+        }
+    }
+    ctx.mount.remount()?;
+    same_bytes("the file", &fs::read(ctx.path("data"))?, &want)
 }

@@ -94,11 +94,12 @@ impl Kind {
     }
 
     /// Whether allocations may be made to fail. File systems on a disk take it for an error of their own
-    /// if one does while they change how a file lies there: they note it on the disk, or stop writing.
+    /// if one does while they change how a file lies there: they note it on the disk, stop writing, or
+    /// have lost what they were writing.
     pub(crate) fn may_starve(self, on_disk: bool) -> bool {
         match self {
             Kind::Other => false,
-            Kind::Write | Kind::Flush { writes: true } | Kind::Sync => !on_disk,
+            Kind::Write | Kind::Flush { .. } | Kind::Sync => !on_disk,
             _ => true,
         }
     }
@@ -301,6 +302,8 @@ mod tests {
     fn disks_are_not_starved_while_they_write() {
         assert!(Kind::Read.may_starve(true) && Kind::Map.may_starve(true));
         assert!(!Kind::Write.may_starve(true) && Kind::Write.may_starve(false));
+        let flush = Kind::Flush { writes: false };
+        assert!(!flush.may_starve(true) && flush.may_starve(false));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a file must have, and what it may have instead.
 //!
-//! Without faults there is one answer for each byte. Four things widen it:
+//! Without faults there is one answer for each byte. Five things widen it:
 //!
 //! * An operation that failed may have been done in part: each byte that it would have changed is as
 //!   before or as after, and the size is between both.
@@ -13,6 +13,8 @@
 //!   which btrfs takes the size that the disk has.
 //! * A file that had pages lost behind the end it has on the disk has that end when the file system is
 //!   mounted again.
+//! * Behind its end, the last page of a file on the disk may have what it had before the file became
+//!   shorter. btrfs writes zeroes there when the file grows; if they are lost, that is seen again.
 //!
 //! Once the file has been looked at, what it was seen to have is what it must have.
 
@@ -29,6 +31,8 @@ pub(crate) struct Book {
     now: Vec<u8>,
     /// What the disk may have instead. Kept only where something can be lost.
     older: Vec<Vec<u8>>,
+    /// The same behind an end that the file had.
+    behind: Vec<Vec<u8>>,
     /// Whether it is kept.
     keeps: bool,
 }
@@ -88,6 +92,10 @@ impl Book {
     fn set(&mut self, after: Vec<u8>) {
         let before = std::mem::replace(&mut self.now, after);
         if self.keeps {
+            if before.len() > self.now.len() {
+                self.behind.push(before.clone());
+                self.keep_behind();
+            }
             self.older.push(before);
         }
     }
@@ -101,7 +109,8 @@ impl Book {
     fn versions(&self, during: &Op) -> Vec<Vec<u8>> {
         let known = || self.older.iter().chain([&self.now]);
         let met = known().filter_map(|version| effect(during, version));
-        known().cloned().chain(met).collect()
+        let behind = self.behind.iter();
+        known().chain(behind).cloned().chain(met).collect()
     }
 
     /// Whether these bytes may have been read at `from` while pages were lost.
@@ -114,6 +123,19 @@ impl Book {
     /// The disk has all that the file has.
     pub(crate) fn confirmed(&mut self) {
         self.older.clear();
+        self.keep_behind();
+    }
+
+    /// Of what was behind an end, remembers what still is, in the last page of the file.
+    fn keep_behind(&mut self) {
+        let end = self.now.len();
+        let page = end.next_multiple_of(PAGE);
+        self.behind.retain(|version| version.len() > end);
+        for version in &mut self.behind {
+            version.truncate(page);
+            version[..end].copy_from_slice(&self.now);
+        }
+        self.behind.dedup();
     }
 
     /// The file system was mounted again, and the file has this size. It may end earlier if there were
@@ -144,7 +166,8 @@ impl Book {
         let mut sizes = self.now.len().min(after.len())..=self.now.len().max(after.len());
         let untruncated = loss == Loss::Unwritten && matches!(failed, Some(Op::Truncate(_)));
         if loss == Loss::All || untruncated {
-            for size in versions.iter().map(Vec::len) {
+            let ends = versions.iter().filter(|it| !self.behind.contains(it));
+            for size in ends.map(Vec::len) {
                 sizes = size.min(*sizes.start())..=size.max(*sizes.end());
             }
         }
@@ -279,6 +302,27 @@ mod tests {
         let (mut book, mut disk) = book();
         disk[5] ^= 1;
         assert!(book.seen(disk, None, &NOTHING, Loss::All).is_err());
+    }
+
+    #[test]
+    fn what_was_behind_the_end_may_come_back() {
+        let (mut book, _) = book();
+        let was = book.now().to_vec();
+        let end = PAGE + 100;
+        book.done(&Op::Truncate(end));
+        book.confirmed();
+        book.done(&Op::Truncate(3 * PAGE));
+        let mut got = book.now().to_vec();
+        got[end..2 * PAGE - 1].copy_from_slice(&was[end..2 * PAGE - 1]);
+        let (lost, none) = (Loss::Pages(1), Loss::Pages(0));
+        assert!(book.seen(got.clone(), None, &NOTHING, none).is_err());
+        assert_eq!(book.seen(got.clone(), None, &NOTHING, lost).unwrap(), 1);
+
+        let (mut book, _) = self::book();
+        book.done(&Op::Truncate(end));
+        book.done(&Op::Truncate(3 * PAGE));
+        book.confirmed();
+        assert!(book.seen(got, None, &NOTHING, lost).is_err());
     }
 
     #[test]

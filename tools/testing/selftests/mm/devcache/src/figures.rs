@@ -30,6 +30,12 @@ impl Figures {
         }
     }
 
+    /// The number of something; zero if it was not counted.
+    pub fn get(&self, what: &str) -> u64 {
+        let found = self.0.iter().find(|(_, known)| known == what);
+        found.map_or(0, |(number, _)| *number)
+    }
+
     /// Adds all others.
     pub fn add_all(&mut self, others: &Figures) {
         for (number, what) in &others.0 {
@@ -80,6 +86,8 @@ mod tests {
         let report = format!("KTAP version 1\n# {first}\nok 1 a\n# other: 7 pages\n# {second}\n");
         let sum = Figures::of_report(&report);
         assert_eq!(sum.list(), "5 operations, 3 pages, 0 cuts");
+
+        assert_eq!((sum.get("pages"), sum.get("cells")), (3, 0));
 
         let mut twice = sum.clone();
         twice.add_all(&sum);

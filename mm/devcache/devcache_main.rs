@@ -47,6 +47,10 @@
 //!   all test `folio->mapping` under the lock, the slot can change hands under them.
 //! * The driver's copy callback is a leaf: it waits for the device's kernel channel and nothing
 //!   else.
+//! * What could not be copied is dropped under the folio lock: a clean folio by
+//!   `->release_folio()`, a dirty one by `->invalidate_folio()`, then i_lock and i_pages. So these
+//!   take nothing that a lookup of such a folio is made under; btrfs looks up with extents locked,
+//!   and releases a device folio without.
 //! * After the folio is unlocked, neither the mapping nor the inode is touched: only the lock kept
 //!   them.
 //!

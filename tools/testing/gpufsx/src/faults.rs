@@ -29,6 +29,21 @@ use std::path::PathBuf;
 /// Milliseconds for which the GPU is gone: until it is called back.
 const LONG: u32 = 600_000;
 
+const COPIES_FAILED: &str = "copies failed";
+const COPIES_POISONED: &str = "copies poisoned";
+const ALLOCATIONS_FAILED: &str = "allocations failed";
+const WITHOUT_GPU: &str = "times without GPU";
+const BAD_DISK: &str = "times a bad disk";
+
+/// What is counted when something goes wrong.
+pub(crate) const COUNTED: [&str; 5] = [
+    COPIES_FAILED,
+    COPIES_POISONED,
+    ALLOCATIONS_FAILED,
+    WITHOUT_GPU,
+    BAD_DISK,
+];
+
 /// Bytes of the heap that an operation finds ready, so that it is the kernel that fails and not the
 /// program.
 const READY: usize = 32 << 20;
@@ -87,8 +102,8 @@ impl<'a> Faults<'a> {
             figures,
             knobs: Some(Knobs::new()?),
             armed: [
-                (Knob::CopyError, 0, "copies failed"),
-                (Knob::Poison, 0, "copies poisoned"),
+                (Knob::CopyError, 0, COPIES_FAILED),
+                (Knob::Poison, 0, COPIES_POISONED),
             ],
             disk,
             filler: mount.dir.join("filler"),
@@ -144,7 +159,7 @@ impl<'a> Faults<'a> {
                 self.arm(1, 0)?;
                 self.knobs()?.set(Knob::Gone, LONG)?;
                 self.trouble.gone = true;
-                self.count(1, "times without GPU");
+                self.count(1, WITHOUT_GPU);
             }
             // Without its disk a file system cannot be filled.
             Fault::Fill if self.trouble.bad_disk => {}
@@ -160,7 +175,7 @@ impl<'a> Faults<'a> {
                 if let Some(disk) = self.disk {
                     disk.set(mode)?;
                     self.trouble.bad_disk = true;
-                    self.count(1, "times a bad disk");
+                    self.count(1, BAD_DISK);
                 }
             }
             Fault::Starve(nth) => self.starve = Some(nth),
@@ -208,7 +223,7 @@ impl<'a> Faults<'a> {
         drop(vec![1_u8; READY]);
         let (result, failed) = self.injection.with(nth, work)?;
         self.trouble.starved = failed;
-        self.count(u64::from(failed), "allocations failed");
+        self.count(u64::from(failed), ALLOCATIONS_FAILED);
         Ok(result)
     }
 }

@@ -96,15 +96,6 @@ const PROGRESS: Duration = Duration::from_secs(10);
 /// Attempts to make a failing sequence shorter.
 const ATTEMPTS: u32 = 300;
 
-/// What may go wrong, as it is counted.
-const FAULTS: [&str; 5] = [
-    "copies failed",
-    "copies poisoned",
-    "allocations failed",
-    "times without GPU",
-    "times a bad disk",
-];
-
 /// Milliseconds after which no further attempt is made.
 const ATTEMPTS_END: u32 = 180_000;
 
@@ -310,7 +301,7 @@ fn test(
             (false, _) if moved.lost != 0 => Some("pages were lost without a fault"),
             (_, true) => None,
             _ if moved.out == 0 => Some("no page moved to a device, so this shows nothing"),
-            (true, false) if FAULTS.iter().all(|what| figures.get(what) == 0) => {
+            (true, false) if faults::COUNTED.iter().all(|what| figures.get(what) == 0) => {
                 Some("nothing went wrong, so this shows nothing")
             }
             _ => None,

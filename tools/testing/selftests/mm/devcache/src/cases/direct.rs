@@ -157,14 +157,12 @@ fn direct_write_extends(_: &Ctx) -> Result<()> {
         let map = Map::shared(&file, 4 * PAGE)?;
         let direct = sys::open_direct(&ctx.path("data"))?;
         let buffer = Map::anonymous(PAGE)?;
-        for (at, byte) in [(0, 1), (PAGE - 100, 2)] {
-            map.write(at, &[byte; 100]);
-            want[at..at + 100].fill(byte);
-            if at == 0 {
-                sys::write_from(&direct, 3 * PAGE, &buffer, 0..PAGE)?;
-            }
-        }
+        map.write(0, &[1; 100]);
+        sys::write_from(&direct, 3 * PAGE, &buffer, 0..PAGE)?;
+        map.write(PAGE - 100, &[2; 100]);
     }
+    want[..100].fill(1);
+    want[PAGE - 100..PAGE].fill(2);
     ctx.mount.remount()?;
     same_bytes("the file", &fs::read(ctx.path("data"))?, &want)
 }
